@@ -1,0 +1,39 @@
+# make book   set up .venv, run every notebook's quick run, build the site
+# make test   set up .venv, check style, run every test
+# make full   every experiment with the source documents' own settings (hours; real data)
+# make bench  timings as ratios, measured side by side
+# make clean  remove what the commands above made, except .venv
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: book test full bench clean format
+.DELETE_ON_ERROR:
+
+# One set-up for all: exact versions from constraints.txt, labutils itself in editable form.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+book: $(READY)
+	$(BIN)/labs book
+
+test: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+full: $(READY)
+	$(BIN)/labs run --profile full
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf _build results .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,279 @@
+"""Backpropagation by hand, for multilayer perceptrons: the derivation in code, without autograd.
+
+A layer maps the activations a[l−1] of a batch to z[l] = W[l] a[l−1] + b[l] and a[l] = f(z[l]). With
+δ[l] = ∂L/∂z[l], the chain rule gives, from the output back to the input::
+
+    δ[L] = ∂L/∂a[L] ⊙ f′(z[L])                    −2 (y − ŷ) ⊙ f′(z[L]) for the squared error
+    δ[l] = (W[l+1]ᵀ δ[l+1]) ⊙ f′(z[l])
+    ∂L/∂W[l] = δ[l] a[l−1]ᵀ       ∂L/∂b[l] = δ[l]
+
+Here an example is a row, as everywhere in torch, so that the products appear transposed; the loss is the mean
+over the batch, and its 1/N is a factor of δ[L].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "Activation", "backpropagate", "central_differences", "relative_residual"]
+
+Loss = Literal["mse", "cross_entropy"]
+
+
+class Activation(NamedTuple):
+    """An elementwise function and its derivative; `layer` holds its settings, such as a slope.
+
+    Attributes:
+        function: (layer, z) -> a = f(z).
+        derivative: (layer, z, a) -> f′(z), from z or from a, whichever is easier; at a kink, autograd's choice.
+    """
+
+    function: Callable[[Any, Tensor], Tensor]
+    derivative: Callable[[Any, Tensor, Tensor], Tensor]
+
+
+def _gelu_derivative(layer: nn.GELU, z: Tensor, a: Tensor) -> Tensor:
+    if layer.approximate == "none":  # a = z Φ(z), with the normal distribution's Φ and its density Φ′
+        distribution = (1 + torch.erf(z / math.sqrt(2))) / 2
+        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        return distribution + z * density
+    # a = z (1 + tanh u) / 2 with u = √(2/π) (z + 0.044715 z³)
+    t = torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z.square())
+    return (1 + t) / 2 + z * (1 - t.square()) * slope / 2
+
+
+def _softplus_derivative(layer: nn.Softplus, z: Tensor, a: Tensor) -> Tensor:
+    return torch.where(layer.beta * z > layer.threshold, 1.0, torch.sigmoid(layer.beta * z))
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Identity: Activation(lambda layer, z: z, lambda layer, z, a: torch.ones_like(z)),
+    nn.Tanh: Activation(
+        lambda layer, z: torch.tanh(z),
+        lambda layer, z, a: (1 - a) * (1 + a),  # 1 − a², without cancellation near a = ±1
+    ),
+    nn.Sigmoid: Activation(lambda layer, z: torch.sigmoid(z), lambda layer, z, a: a * (1 - a)),
+    nn.ReLU: Activation(lambda layer, z: torch.relu(z), lambda layer, z, a: torch.sign(a)),
+    nn.LeakyReLU: Activation(
+        lambda layer, z: F.leaky_relu(z, layer.negative_slope),
+        lambda layer, z, a: torch.where(z > 0, torch.ones_like(z), layer.negative_slope),
+    ),
+    nn.Softplus: Activation(
+        lambda layer, z: F.softplus(z, layer.beta, layer.threshold),
+        _softplus_derivative,
+    ),
+    nn.GELU: Activation(
+        lambda layer, z: F.gelu(z, approximate=layer.approximate),
+        _gelu_derivative,
+    ),
+}
+"""The activations that `backpropagate` knows, by their type in `torch.nn`."""
+
+
+@torch.no_grad()
+def backpropagate(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "mse") -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of a batch and its gradient by every weight and bias, without autograd.
+
+    Args:
+        model: an `nn.Sequential` (nested ones too) of `nn.Linear`, `nn.Flatten` and the activations in
+            `ACTIVATIONS`, with or without one on the output. Nothing in it changes, `.grad` included.
+        x: inputs (N, features), or (N, ...) where the model flattens first; of the model's dtype.
+        y: targets (N, outputs), or labels (N,) int64, which "mse" takes as one-hot targets.
+        loss: "mse", squared error summed over outputs, or "cross_entropy" of a softmax over the outputs, with
+            labels; each is averaged over the batch. (`training.fit` averages the squared error over outputs too.)
+
+    Returns:
+        The loss, a tensor of shape (), and {parameter name: gradient}, named and ordered as in
+        `model.named_parameters()`. A parameter used several times has the sum of its gradients.
+
+    Raises:
+        ValueError: a layer that is not supported or does not fit its input (the message names it), or x and y
+            that do not fit the model or the loss.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Identity())
+        >>> _ = nn.init.constant_(model[0].weight, 3.0)
+        >>> loss, gradients = backpropagate(model, torch.tensor([[2.0]]), torch.tensor([[5.0]]))
+        >>> loss.item(), gradients["0.weight"].item()  # (3·2 − 5)² and 2 (3·2 − 5) · 2
+        (1.0, 4.0)
+    """
+    # Forward: keep every layer's input and output.
+    steps: list[tuple[nn.Module, Tensor, Tensor]] = []
+    names: dict[nn.Parameter, str] = {}
+    a = x
+    for name, layer in _layers(model):
+        below, a = a, _forward(name, layer, a)
+        steps.append((layer, below, a))
+        for key, p in layer._parameters.items():
+            if p is not None:
+                names.setdefault(p, f"{name}.{key}" if name else key)
+    value, delta = _loss_and_slope(a, y, loss)
+
+    # Backward: on the way, delta is ∂L/∂ of the output of the layer at hand.
+    first = next((i for i, (layer, _, _) in enumerate(steps) if isinstance(layer, nn.Linear)), len(steps))
+    gradients: dict[nn.Parameter, Tensor] = {}
+    for i in range(len(steps) - 1, first - 1, -1):
+        layer, below, above = steps[i]
+        if isinstance(layer, nn.Linear):
+            _accumulate(gradients, layer.weight, delta.T @ below)  # δ[l] a[l−1]ᵀ
+            if layer.bias is not None:
+                _accumulate(gradients, layer.bias, delta.sum(0))  # δ[l]
+            if i > first:  # nobody asks for ∂L/∂x
+                delta = delta @ layer.weight  # W[l]ᵀ δ[l]
+        elif type(layer) in ACTIVATIONS:
+            delta *= ACTIVATIONS[type(layer)].derivative(layer, below, above)  # ⊙ f′(z[l])
+    return value, {name: gradients[p] for p, name in names.items()}
+
+
+@torch.no_grad()
+def central_differences(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "mse", eps: float = 1e-4
+) -> dict[str, Tensor]:
+    """Approximate the gradient by every weight and bias: (L(θ + ε) − L(θ − ε)) / 2ε, one weight at a time.
+
+    The error has a part that shrinks with ε (truncation, ~ε²) and one that grows (rounding, ~1/ε times the
+    precision of the dtype), so that some ε between is best: about 1e-5 in float64; float32 is too coarse to check
+    a gradient with.
+
+    Args:
+        model: any network that `torch.func.vmap` can take; its forward runs 2 × (number of parameters) times,
+            many at once.
+        x: inputs, as the model takes them.
+        y: targets or labels, see `backpropagate`.
+        loss: "mse" or "cross_entropy", see `backpropagate`.
+        eps: the step ε > 0.
+
+    Returns:
+        {parameter name: gradient}, as `backpropagate`.
+
+    Raises:
+        ValueError: ε is not positive, or y does not fit the outputs or the loss.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
+        >>> _ = nn.init.constant_(model[0].weight, 3.0)
+        >>> x, y = torch.tensor([[2.0]]).double(), torch.tensor([[5.0]]).double()
+        >>> round(central_differences(model, x, y)["0.weight"].item(), 6)
+        4.0
+    """
+    if not eps > 0:
+        raise ValueError(f"eps is {eps}; the step must be positive, such as 1e-4")
+    parameters = dict(model.named_parameters())
+    gradients = {}
+    for name, p in parameters.items():
+
+        def loss_of(value: Tensor, name: str = name) -> Tensor:
+            outputs = torch.func.functional_call(model, parameters | {name: value}, (x,))
+            return _loss_and_slope(outputs, y, loss)[0]
+
+        differences = []
+        for steps in _steps(p, eps):
+            up, down = (torch.func.vmap(loss_of)(p + sign * steps) for sign in (1, -1))
+            differences.append((up - down) / (2 * eps))
+        gradients[name] = torch.cat(differences).view(p.shape)
+    return gradients
+
+
+def relative_residual(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ / (‖a‖ + ‖b‖): 0 for equal tensors, 1 for opposite ones, whatever their scale.
+
+    Args:
+        a: a tensor of any shape.
+        b: a tensor of the same shape.
+
+    Returns:
+        The residual, between 0 and 1; 0 if both are zero.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> relative_residual(torch.tensor([3.0]), torch.tensor([1.0]))
+        0.5
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ; compare gradients of the same parameter"
+        )
+    size = float(a.norm() + b.norm())
+    return float((a - b).norm()) / size if size > 0 else 0.0
+
+
+def _layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every layer with its name in the model, in the order of execution; nested Sequentials dissolve."""
+    if type(module).forward is not nn.Sequential.forward:
+        yield name, module
+    else:
+        for key, child in module._modules.items():  # named_children leaves out what comes a second time
+            yield from _layers(child, f"{name}.{key}" if name else key)
+
+
+def _forward(name: str, layer: nn.Module, a: Tensor) -> Tensor:
+    # Exact types: a subclass may compute something else.
+    kind = type(layer)
+    if kind in ACTIVATIONS:
+        return ACTIVATIONS[kind].function(layer, a)
+    if kind is nn.Linear:
+        if a.ndim != 2 or a.shape[1] != layer.in_features or a.dtype != layer.weight.dtype:
+            raise ValueError(
+                f"layer {name!r} (Linear) takes (N, {layer.in_features}) {layer.weight.dtype}, but its input is "
+                f"{tuple(a.shape)} {a.dtype}; begin with nn.Flatten() for images, and give x the model's dtype"
+            )
+        return F.linear(a, layer.weight, layer.bias)  # z = a Wᵀ + b
+    if kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+        return a.flatten(1)
+    raise ValueError(
+        f"layer {name!r}, {kind.__name__}({layer.extra_repr()}), is not supported; backpropagate takes nn.Sequential "
+        f"of Linear, Flatten() and {', '.join(activation.__name__ for activation in ACTIVATIONS)}"
+    )
+
+
+def _loss_and_slope(outputs: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """L and ∂L/∂a[L] for outputs a[L] of shape (N, C)."""
+    if loss not in ("mse", "cross_entropy"):
+        raise ValueError(f"loss {loss!r} is unknown; take 'mse' or 'cross_entropy'")
+    if outputs.ndim != 2 or len(outputs) == 0 or outputs.shape[:1] != y.shape[:1]:
+        raise ValueError(
+            f"outputs are {tuple(outputs.shape)} and y is {tuple(y.shape)}; needed are (N, outputs) and N targets or "
+            "labels, N ≥ 1"
+        )
+    n, classes = outputs.shape
+    labels = y.ndim == 1 and y.dtype == torch.int64
+    if labels:
+        low, high = (int(label) for label in y.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels go from {low} to {high}, but {classes} outputs stand for 0 to {classes - 1}")
+
+    if loss == "cross_entropy":
+        if not labels:
+            raise ValueError(f"cross_entropy takes labels (N,) int64; y is {tuple(y.shape)} {y.dtype}")
+        log_p = F.log_softmax(outputs, 1)
+        return F.nll_loss(log_p, y), (log_p.exp() - F.one_hot(y, classes)) / n
+
+    if not labels and (y.shape != outputs.shape or not y.is_floating_point()):
+        raise ValueError(
+            f"mse takes targets {tuple(outputs.shape)} or labels ({n},) int64; y is {tuple(y.shape)} {y.dtype}"
+        )
+    error = outputs - (F.one_hot(y, classes) if labels else y).to(outputs.dtype)
+    return error.square().sum() / n, error * (2 / n)
+
+
+def _accumulate(gradients: dict[nn.Parameter, Tensor], p: nn.Parameter, gradient: Tensor) -> None:
+    gradients[p] = gradients[p] + gradient if p in gradients else gradient
+
+
+def _steps(p: Tensor, eps: float, numbers: int = 2**22) -> Iterator[Tensor]:
+    """ε times the unit vectors of p's space, in chunks (k, *p.shape) of bounded size."""
+    chunk = max(1, numbers // p.numel())
+    for start in range(0, p.numel(), chunk):
+        k = min(chunk, p.numel() - start)
+        steps = torch.zeros(k, p.numel(), dtype=p.dtype, device=p.device)
+        steps[:, start : start + k].fill_diagonal_(eps)
+        yield steps.view(k, *p.shape)

@@ -1,0 +1,67 @@
+"""Backpropagation and the update steps, written by hand, against torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labutils import backprop, models, optim
+from tests.benchmarks import Row, side_by_side
+
+SGD = {"lr": 1e-6, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def rows() -> Iterator[Row]:
+    """Yield one row a comparison."""
+    for loss in ("mse", "cross_entropy"):
+        yield backpropagation(loss)
+    mlp = [p.shape for p in models.mlp((784, 256, 256, 10)).parameters()]
+    cnn = [p.shape for p in models.cnn((3, 16, 16, 32, 32, 64, 64, 64, 64), (128, 10), pool=False).parameters()]
+    yield step("SGD.step / torch's foreach, MLP", mlp, optim.SGD, torch.optim.SGD, SGD)
+    yield step("SGD.step / torch's foreach, CNN", cnn, optim.SGD, torch.optim.SGD, SGD)
+    yield step("SGD.step / torch's foreach, stack", [(8, 10**6)], optim.SGD, torch.optim.SGD, SGD)
+    yield step("Adam.step / torch's foreach, stack", [(8, 10**6)], optim.Adam, torch.optim.Adam, {"lr": 1e-6})
+
+
+def backpropagation(loss: backprop.Loss, batch_size: int = 128) -> Row:
+    """Loss and gradients of 784-256-256-10: by hand, over autograd's forward and backward."""
+    model = models.mlp((784, 256, 256, 10))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch_size, 784, generator=generator)
+    labels = torch.randint(0, 10, (batch_size,), generator=generator)
+    y = labels if loss == "cross_entropy" else F.one_hot(labels, 10).float()
+
+    def by_hand() -> None:
+        backprop.backpropagate(model, x, y, loss)
+
+    def autograd() -> None:
+        model.zero_grad()
+        outputs = model(x)
+        if loss == "cross_entropy":
+            F.cross_entropy(outputs, y).backward()
+        else:
+            (F.mse_loss(outputs, y, reduction="sum") / batch_size).backward()
+
+    ratio = side_by_side(by_hand, autograd, rounds=301)
+    return Row(f"backpropagate / autograd, {loss}", ratio, 1, False, f"784-256-256-10, batch {batch_size}, float32")
+
+
+def step(name: str, shapes: Iterable[tuple[int, ...]], ours: Any, torchs: Any, options: dict[str, float]) -> Row:
+    """One step of an optimizer over one of torch's on parameters of the same shapes."""
+    shapes = list(shapes)
+    mine, other = (make(_parameters(shapes), **options) for make in (ours, lambda p, **o: torchs(p, foreach=True, **o)))
+    size = sum(torch.Size(shape).numel() for shape in shapes)
+    ratio = side_by_side(mine.step, other.step, rounds=301 if size < 10**6 else 21)
+    return Row(name, ratio, 1, False, f"{size:,} parameters in {len(shapes)} tensors, {options}")
+
+
+def _parameters(shapes: Iterable[tuple[int, ...]]) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=generator)
+    return parameters

@@ -1,0 +1,55 @@
+"""The functions against their formulas, and the sampling grid."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labutils import functions
+
+
+@given(st.floats(-3, 3))
+def test_sinc_is_its_formula(x: float) -> None:
+    expected = math.sin(5 * math.pi * x) / (5 * math.pi * x) if abs(x) > 1e-12 else 1.0
+    assert functions.sinc(torch.tensor([x], dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(-15, 14), st.floats(0.01, 0.19))
+def test_sign_sine_alternates_every_fifth(k: int, inside: float) -> None:
+    x = torch.tensor([k / 5 + inside], dtype=torch.float64)
+    assert functions.sign_sine(x).item() == (1.0 if k % 2 == 0 else -1.0)
+
+
+def test_sinc_of_zero_is_its_limit() -> None:
+    assert functions.sinc(torch.zeros(1)).item() == 1.0
+
+
+@pytest.mark.parametrize("name", ["sinc", "sign_sine", "quadratic"])
+def test_sample_is_an_even_grid_with_both_ends(name: str) -> None:
+    x, y = functions.sample(name, 11, -0.97, 0.97)
+    assert x.shape == y.shape == (11, 1)
+    assert x.dtype == y.dtype == torch.float32
+    torch.testing.assert_close(x.flatten(), torch.linspace(-0.97, 0.97, 11))
+    torch.testing.assert_close(y, getattr(functions, name)(x.double()).float())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosine", 10, 0, 1), "unknown function 'cosine'; there are sinc, sign_sine, quadratic"),
+        (("sinc", 1, 0, 1), "n = 1"),
+        (("sinc", 10, 1, 1), "is empty"),
+        (("sinc", 10, 2, 1), "is empty"),
+    ],
+)
+def test_bad_input_is_named(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        functions.sample(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sign_sine_is_zero_at_its_jumps(dtype: torch.dtype) -> None:
+    jumps = torch.arange(-10, 11, dtype=dtype) / 5
+    assert torch.equal(functions.sign_sine(jumps), torch.zeros(21, dtype=dtype))

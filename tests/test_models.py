@@ -1,0 +1,146 @@
+"""Every named network: its size, its shapes, its initial weights."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from labutils import models
+
+# The counts that the source documents state (or that follow from their tables).
+COUNTS = {
+    "d0-two-layer": 1_574_002,
+    "d1-shallow": 397,
+    "d1-deep": 385,
+    "d1-cnn-shallow": 40_630,
+    "d1-cnn-deep": 146_482,
+    "d1-path": 218_181,
+    "d1-mlp": 269_322,
+    "d2-fit-0": 573,
+    "d2-fit-1": 574,
+    "d2-fit-2": 573,
+    "fit-0": 571,
+    "fit-1": 572,
+    "fit-2": 571,
+    "d2-mnist": 149_002,
+    "cifar-1": 36_458,
+    "cifar-2": 46_842,
+    "cifar-7": 430_102,
+    "cifar-21": 11_085,
+    "cifar-22": 12_029,
+    "cifar-23": 13_656,
+    "cifar-24": 16_904,
+    "cifar-25": 29_254,
+    "cifar-26": 52_004,
+    "cifar-27": 63_054,
+    "cifar-28": 74_754,
+    "cifar-29": 83_854,
+    "cifar-30": 130_122,
+    "cifar-31": 425_194,
+    "d4-mlp": 1_643_234,
+}
+INPUTS = {"d0": (1, 28, 28), "d1-cnn": (1, 28, 28), "d1-path": (1, 28, 28), "d1-mlp": (1, 28, 28)}
+INPUTS |= {"d1-shallow": (1,), "d1-deep": (1,), "d2-fit": (1,), "fit": (1,), "d2-mnist": (1, 32, 32)}
+INPUTS |= {"cifar": (3, 32, 32), "d4-mlp": (3, 32, 32)}
+OUTPUTS = {"d0": 2, "d1-shallow": 1, "d1-deep": 1, "d2-fit": 1, "fit": 1, "d4-mlp": 2}
+
+
+def _by_prefix(table: dict, name: str, default=None):
+    return next((value for prefix, value in table.items() if name.startswith(prefix)), default)
+
+
+def test_the_table_holds_the_networks_of_the_sources() -> None:
+    assert set(models.names()) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_count(name: str) -> None:
+    assert models.count_parameters(models.build(name)) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_output_shape_on_the_sources_input(name: str) -> None:
+    outputs = models.build(name)(torch.zeros(2, *_by_prefix(INPUTS, name)))
+    assert outputs.shape == (2, _by_prefix(OUTPUTS, name, 10))
+
+
+def test_activations_are_the_documents() -> None:
+    kinds = {name: {type(layer) for layer in models.build(name)} for name in COUNTS}
+    for name in ("d1-shallow", "d1-deep", "d1-path", "d1-mlp"):
+        assert kinds[name] == {nn.Flatten, nn.Linear, nn.Tanh}
+    for name in ("d1-cnn-shallow", "d1-cnn-deep"):
+        assert kinds[name] == {nn.Conv2d, nn.Sigmoid, nn.Flatten, nn.Linear}
+    for name in ("d2-fit-0", "d2-fit-1", "d2-fit-2", "fit-0", "fit-1", "fit-2"):
+        assert kinds[name] == {nn.Flatten, nn.Linear, nn.LeakyReLU}
+    # The two dense layers of cifar-7 follow each other directly.
+    assert [type(layer) for layer in models.build("cifar-7")][-2:] == [nn.Linear, nn.Linear]
+
+
+def test_softmax_variant_outputs_probabilities() -> None:
+    plain, softmax = models.build("cifar-1", seed=3), models.build("cifar-1", seed=3, softmax=True)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(softmax(x), plain(x).softmax(1))
+
+
+@given(st.integers(0, 2**40))
+@settings(max_examples=20)
+def test_weights_follow_the_seed_alone(seed: int) -> None:
+    before = torch.random.get_rng_state()
+    first = models.mlp((4, 5, 2), seed=seed)
+    torch.rand(3)  # what the global generator does in between is of no consequence
+    second = models.mlp((4, 5, 2), seed=seed)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    torch.random.set_rng_state(before)
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    models.build("cifar-2", seed=5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["d1-mlp", "cifar-2"])
+def test_initial_weights_have_the_built_in_distribution(name: str) -> None:
+    for layer in models.build(name, seed=1).modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            weight = layer.weight.detach()
+            assert weight.abs().max() <= bound
+            assert layer.bias.detach().abs().max() <= bound
+            # A uniform distribution on ±bound has standard deviation bound/√3; six standard errors of it.
+            error = 6 * bound / math.sqrt(3) / math.sqrt(weight.numel())
+            assert weight.std().item() == pytest.approx(bound / math.sqrt(3), abs=error)
+
+
+def test_options_override_the_table() -> None:
+    assert models.build("d1-mlp", widths=(64, 16, 10))(torch.zeros(1, 8, 8)).shape == (1, 10)
+    assert models.build("d1-cnn-shallow", size=16)(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+
+
+def test_mlp_without_bias_and_with_output_activation() -> None:
+    model = models.mlp((2, 3, 2), "tanh", output_activation="tanh", bias=False)
+    assert models.count_parameters(model) == 2 * 3 + 3 * 2
+    assert isinstance(model[-1], nn.Tanh)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.build("cifar-3"), "unknown network 'cifar-3'; there are d0-two-layer"),
+        (lambda: models.mlp((3,)), "input and output size"),
+        (lambda: models.mlp((3, 0, 1)), "each 1 or more"),
+        (lambda: models.mlp((3, 1), "sine"), "unknown activation 'sine'; there are relu"),
+        (lambda: models.mlp((3, 1), output_activation="sine"), "unknown activation 'sine'"),
+        (lambda: models.cnn((3,)), "at least one layer"),
+        (lambda: models.cnn((3, 4), ()), "at least one layer"),
+        (lambda: models.cnn((3, 4), dense_activation="sine"), "unknown activation 'sine'"),
+        (lambda: models.cnn((3, 4, 4, 4), size=4), "size 4 is too small for 3 convolutions"),
+        (lambda: models.initialize(nn.Sequential(nn.BatchNorm1d(3)), 0), "layer '0' is a BatchNorm1d"),
+    ],
+)
+def test_bad_input_is_named(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

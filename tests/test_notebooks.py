@@ -1,0 +1,228 @@
+"""Every notebook: its form in git, its quick run through papermill, its checked tables through nbval.
+
+A notebook is executed twice a session, once for papermill and once for nbval; the site's test reuses the former.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tokenize
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+from labutils import runner
+from labutils.runner import Project, Result
+from tests.conftest import ROOT, TinyLab
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHECKED = "nbval-check-output"
+MOST_LINES = 12
+CELL_SECONDS = 300
+
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def comment_lines(source: str) -> set[int]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+
+
+def python(cell: NotebookNode) -> ast.Module:
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+# --- In git ------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_notebooks_and_the_named_runs_fit_them() -> None:
+    assert PATHS
+    notebooks = runner.load_notebooks(Project(ROOT))  # checks every name and value in runs.yaml
+    assert list(notebooks) == [path.stem for path in PATHS]
+    for notebook in notebooks.values():
+        assert notebook.title != notebook.name, f"{notebook.name} has no heading"
+        assert notebook.question.endswith("?"), f"{notebook.name} does not begin with its question"
+
+
+@each_notebook
+def test_the_parameters_are_plain_values_with_a_comment_each(path: Path) -> None:
+    cells = [cell for cell in read(path).cells if "parameters" in tags(cell)]
+    assert len(cells) == 1
+    [cell] = cells
+    assert cell == code_cells(read(path))[0], "the parameters cell is the first code cell"
+    commented = comment_lines(cell.source)
+    for node in ast.parse(cell.source).body:
+        assert commented & set(range(node.lineno, node.end_lineno + 1)), f"no comment at: {ast.unparse(node)}"
+
+
+@each_notebook
+def test_only_checked_tables_have_outputs(path: Path) -> None:
+    for number, cell in enumerate(read(path).cells, start=1):
+        if cell.cell_type != "code":
+            continue
+        if CHECKED in tags(cell):
+            assert cell.execution_count is not None, f"cell {number}: nbval compares nothing without a count"
+            assert cell.outputs, f"cell {number} has no output to check"
+            kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+            assert kinds <= {"text/plain"}, f"cell {number}: only text is the same on any machine"
+        else:
+            assert cell.outputs == [], f"cell {number} has outputs: clean it"
+            assert cell.execution_count is None, f"cell {number} has an execution count: clean it"
+
+
+@each_notebook
+def test_cells_are_short(path: Path) -> None:
+    for number, cell in enumerate(read(path).cells, start=1):
+        if cell.cell_type == "code" and "parameters" not in tags(cell):
+            lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+            assert len(lines) <= MOST_LINES, f"cell {number} has {len(lines)} lines of code"
+
+
+def test_no_function_is_defined_twice_in_the_collection() -> None:
+    places = defaultdict(list)
+    for path in PATHS:
+        for cell in code_cells(read(path)):
+            for node in ast.walk(python(cell)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    places[node.name].append(path.stem)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+# --- Through papermill -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(900)
+@each_notebook
+def test_the_quick_run_succeeds_and_is_recorded(path: Path, execute_notebook: Callable[[str], Result]) -> None:
+    result = execute_notebook(path.stem)
+    assert result.failure is None
+    metrics = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["notebook"], metrics["run"]) == (path.stem, "quick")
+    defaults = runner.load_notebooks(Project(ROOT))[path.stem].defaults
+    assert metrics["parameters"].items() >= json.loads(json.dumps(defaults)).items()
+    assert metrics["figures"]
+    for figure in metrics["figures"]:
+        assert (result.folder / figure["file"]).read_bytes().startswith(b"\x89PNG")
+    for cell in code_cells(read(result.folder / "notebook.ipynb")):
+        assert cell.execution_count is not None
+        told = [output.text for output in cell.outputs if output.get("name") == "stderr"]
+        assert told == [], f"{cell.source.splitlines()[0]} ... writes to standard error"
+
+
+# --- Through nbval -----------------------------------------------------------------------------------------------
+
+
+def nbval(path: Path, folder: Path) -> tuple[int, dict[int, str], str]:
+    """Check a notebook in a pytest of its own.
+
+    Returns:
+        Exit code, the outcome of each code cell (counted from 0), and what pytest printed.
+    """
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *("-c", folder / "pytest.ini", "--rootdir", folder, path),
+            *("--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}"),
+            "--nbval-kernel-startup-timeout=120",
+        ],
+        env=environment | {"LABUTILS_RUN_DIR": str(folder / "run"), "TQDM_DISABLE": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    outcomes = re.findall(r"::Cell (\d+) (PASSED|FAILED|ERROR|XFAIL|SKIPPED)", done.stdout)
+    return done.returncode, {int(number): outcome for number, outcome in outcomes}, done.stdout + done.stderr
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(900)
+@each_notebook
+def test_nbval_finds_the_checked_tables_as_they_are(path: Path, tmp_path: Path) -> None:
+    code, outcomes, text = nbval(path, tmp_path)
+    count = len(code_cells(read(path)))
+    assert code == 0, text
+    assert outcomes == dict.fromkeys(range(count), "PASSED")
+
+
+def spoil(output: NotebookNode) -> bool:
+    """Change the first digit of an output's text; tell whether there was one."""
+    if output.output_type == "stream":
+        before = output.text
+        output.text = re.sub(r"\d", lambda match: str((int(match[0]) + 1) % 10), before, count=1)
+        return output.text != before
+    before = output.get("data", {}).get("text/plain", "")
+    output["data"]["text/plain"] = re.sub(r"\d", lambda match: str((int(match[0]) + 1) % 10), before, count=1)
+    return output["data"]["text/plain"] != before
+
+
+def first_table(tiny_lab: TinyLab) -> tuple[NotebookNode, int]:
+    """The real notebook whose first checked table comes soonest, cut off after it; and the table's place.
+
+    Where no real notebook has a table, one made for the purpose.
+    """
+    found = []
+    for path in PATHS:
+        notebook = read(path)
+        places = [at for at, cell in enumerate(notebook.cells) if CHECKED in tags(cell) and cell.get("outputs")]
+        if places:
+            found.append((places[0], notebook))
+    if not found:
+        notebook = read(tiny_lab.add("11_table", "print(n)\nn + 1"))
+        table = notebook.cells[-1]
+        table.metadata["tags"] = [CHECKED]
+        table.execution_count = 2
+        table.outputs = [
+            new_output("stream", text="3\n"),
+            new_output("execute_result", {"text/plain": "4"}, execution_count=2),
+        ]
+        found.append((len(notebook.cells) - 1, notebook))
+    at, notebook = min(found, key=lambda pair: pair[0])
+    notebook.cells = notebook.cells[: at + 1]
+    return notebook, at
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(900)
+def test_a_checked_table_can_fail(tiny_lab: TinyLab, tmp_path: Path) -> None:
+    notebook, at = first_table(tiny_lab)
+    last = len(code_cells(notebook)) - 1
+    outcomes = {}
+    for name, change in (("as_it_is", False), ("changed", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if change:
+            assert any(spoil(output) for output in notebook.cells[at].outputs), "no digit to change"
+        nbformat.write(notebook, folder / "table.ipynb")
+        code, outcomes[name], text = nbval(folder / "table.ipynb", folder)
+        assert code == int(change), text
+    assert outcomes["as_it_is"] == dict.fromkeys(range(last + 1), "PASSED")
+    assert outcomes["changed"] == dict.fromkeys(range(last), "PASSED") | {last: "FAILED"}
+    assert f"Cell {last}: Cell outputs differ" in text

@@ -1,0 +1,513 @@
+"""labutils.plotting: colors that everyone can tell apart, honest lines and bands, labels that do not overlap."""
+
+import doctest
+from itertools import combinations, pairwise
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import colors as mcolors
+
+from labutils import plotting
+from labutils.plotting import COLORS, STYLE, WIDTH, curves, heatmap, image_grid, label_lines, panels, use_style
+from labutils.statistics import mean_interval
+
+mpl.use("Agg")
+
+# Machado, Oliveira and Fernandes (2009), IEEE TVCG 15(6), full severity, for linear RGB.
+SIGHTS = {
+    "usual": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.fixture(autouse=True)
+def _house_style():
+    with mpl.rc_context():
+        use_style()
+        yield
+    plt.close("all")
+
+
+def linear(color: str) -> np.ndarray:
+    rgb = np.array(mcolors.to_rgb(color))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(color: str, background: str = "white") -> float:
+    weights = [0.2126, 0.7152, 0.0722]
+    dark, light = sorted(float(linear(c) @ weights) + 0.05 for c in (color, background))
+    return light / dark
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB of linear RGB (D65): distances in it are roughly those that are seen; about 2 is just noticeable."""
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = matrix @ np.clip(rgb, 0, 1) / [0.95047, 1, 1.08883]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def drawn(ax, gid: str) -> dict[str, object]:
+    ax.figure.draw_without_rendering()
+    return {text.get_text(): text for text in ax.texts if text.get_gid() == gid}
+
+
+def test_docstring_examples_run():
+    result = doctest.testmod(plotting)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+# --- style
+
+
+def test_colors_stand_out_from_white():
+    assert len(set(COLORS)) == len(COLORS)
+    assert min(map(contrast, COLORS)) >= 3
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colors_can_be_told_apart_with_every_kind_of_sight(sight):
+    seen = [lab(np.array(SIGHTS[sight]) @ linear(color)) for color in COLORS]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen[:5], 2)) > 20
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 10
+
+
+@pytest.mark.parametrize("color", [*COLORS, "yellow", "white", "black"])
+def test_text_in_any_color_can_be_read(color):
+    assert contrast(plotting._readable(color)) >= 4.5
+    if contrast(color) >= 4.5:
+        np.testing.assert_allclose(plotting._readable(color), mcolors.to_rgb(color))
+
+
+def test_the_style_can_be_applied_again():
+    first = dict(mpl.rcParams)
+    use_style()
+    assert dict(mpl.rcParams) == first
+    assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLORS)
+    assert all(STYLE[size] >= 10 for size in ("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"))
+
+
+# --- panels
+
+
+@pytest.mark.parametrize(("rows", "columns", "shape"), [(1, 1, ()), (1, 3, (3,)), (2, 1, (2,)), (2, 3, (2, 3))])
+def test_panels_have_the_house_size(rows, columns, shape):
+    figure, axes = panels(rows, columns)
+    assert np.shape(axes) == shape
+    width, height = figure.get_size_inches()
+    assert width == WIDTH
+    assert 2.8 * rows <= height <= 4 * rows
+
+
+def test_panels_take_a_size_and_options():
+    figure, (a, b) = panels(2, width=5, height=1.5, sharex=True)
+    np.testing.assert_allclose(figure.get_size_inches(), (5, 3))
+    assert a.get_shared_x_axes().joined(a, b)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("end", [1.0, 30, 2000, 20000])
+def test_tick_labels_do_not_touch(columns, end):
+    figure, axes = panels(1, columns)
+    for ax in np.ravel(axes):
+        curves(ax, np.linspace(0, end, 50), np.linspace(0, 1, 50), "model 1")
+        label_lines(ax)
+    figure.draw_without_rendering()
+    for ax in np.ravel(axes):
+        boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        low, high = ax.get_window_extent().intervalx
+        boxes = [box for box in boxes if low - 1 <= (box.x0 + box.x1) / 2 <= high + 1]
+        assert len(boxes) >= 2
+        assert all(left.x1 + 2 < right.x0 for left, right in pairwise(boxes))
+
+
+# --- curves
+
+
+def band_of(ax) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, low and high of the only band."""
+    (band,) = ax.collections
+    xy = band.get_paths()[0].vertices
+    x = np.unique(xy[:, 0])
+    return x, np.array([xy[xy[:, 0] == at, 1].min() for at in x]), np.array([xy[xy[:, 0] == at, 1].max() for at in x])
+
+
+@given(runs=st.integers(2, 6), points=st.integers(2, 8), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_the_default_is_the_median_with_the_range(runs, points, seed):
+    values = np.random.default_rng(seed).normal(size=(runs, points))
+    figure, ax = plt.subplots()
+    line = curves(ax, np.arange(points), values, "m")
+    np.testing.assert_allclose(line.get_ydata(), np.median(values, axis=0))
+    x, low, high = band_of(ax)
+    np.testing.assert_allclose(x, np.arange(points))
+    np.testing.assert_allclose(low, values.min(axis=0))
+    np.testing.assert_allclose(high, values.max(axis=0))
+    assert line.get_label() == "m"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_the_interval_is_that_of_the_mean_geometric_on_a_logarithmic_axis(scale):
+    values = np.exp(np.random.default_rng(0).normal(size=(5, 3)))
+    _, ax = panels()
+    ax.set_yscale(scale)
+    line = curves(ax, [1, 2, 3], values, "m", band="interval")
+    forth, back = (np.log, np.exp) if scale == "log" else (np.asarray, np.asarray)
+    expected = [mean_interval(forth(column)) for column in values.T]
+    np.testing.assert_allclose(line.get_ydata(), [back(i.mean) for i in expected])
+    _, low, high = band_of(ax)
+    np.testing.assert_allclose(low, [back(i.low) for i in expected])
+    np.testing.assert_allclose(high, [back(i.high) for i in expected])
+    label_lines(ax)
+    (note,) = drawn(ax, "band note")
+    assert note == ("Geometric mean" if scale == "log" else "Mean") + " of 5 runs with 95 % interval"
+
+
+def test_no_band_is_drawn_where_there_is_none():
+    _, ax = panels()
+    curves(ax, [1, 2], [[1, 2], [3, 4]], "without", band=None)
+    curves(ax, [1, 2], [1, 2], "one run")
+    curves(ax, [1, 2], [[1, 2]], "one run in a row", band="interval")
+    assert len(ax.collections) == 0
+    label_lines(ax)
+    assert drawn(ax, "band note") == {}
+
+
+def test_values_may_be_tensors():
+    _, ax = panels()
+    line = curves(ax, torch.arange(3), torch.ones(2, 3), "m")
+    np.testing.assert_array_equal(line.get_ydata(), [1, 1, 1])
+
+
+def test_color_and_linestyle_are_the_callers():
+    _, ax = panels()
+    line = curves(ax, [1, 2], [[1, 2], [3, 4]], "m", color=COLORS[3], linestyle="--")
+    assert (line.get_color(), line.get_linestyle()) == (COLORS[3], "--")
+    assert mcolors.same_color(ax.collections[0].get_facecolor()[0][:3], COLORS[3])
+    assert curves(ax, [1, 2], [1, 2], "next").get_color() == COLORS[0]
+
+
+@pytest.mark.parametrize(("points", "marker"), [(15, "o"), (16, "None")])
+def test_few_points_get_markers(points, marker):
+    _, ax = panels()
+    assert curves(ax, np.arange(points), np.arange(points), "m").get_marker() == marker
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_diverged_run_is_left_out_and_counted(bad):
+    values = np.array([[3.0, 2.0, 1.0], [4.0, 3.0, 2.0], [9.0, 99.0, bad]])
+    _, ax = panels()
+    line = curves(ax, [0, 1, 2], values, "m")
+    np.testing.assert_allclose(line.get_ydata(), [3.5, 2.5, 1.5])
+    assert line.get_label() == "m (1 of 3 diverged)"
+    assert band_of(ax)[2].max() == 4.0
+
+
+def test_points_that_were_not_evaluated_are_passed_over():
+    values = np.array([[3.0, np.nan, 1.0], [4.0, np.nan, 2.0]])
+    _, ax = panels()
+    line = curves(ax, [0, 1, 2], values, "m")
+    np.testing.assert_allclose(line.get_xdata(), [0, 2])
+    np.testing.assert_allclose(line.get_ydata(), [3.5, 1.5])
+    assert line.get_label() == "m"
+
+
+@pytest.mark.parametrize(
+    ("values", "label"), [([[1.0, np.nan], [1.0, np.inf]], "m (all 2 diverged)"), ([1.0, np.nan], "m (diverged)")]
+)
+def test_when_all_runs_diverged_the_figure_still_says_so(values, label):
+    _, ax = panels()
+    curves(ax, [0, 1], [1.0, 0.5], "other")
+    line = curves(ax, [0, 1], values, "m", band="interval")
+    assert line.get_label() == label
+    assert len(line.get_xdata()) == 0
+    label_lines(ax)
+    assert set(drawn(ax, "line label")) == {"other", label}
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_long_noisy_curves_are_drawn_in_slices_that_keep_their_extremes(scale):
+    rng = np.random.default_rng(0)
+    x = np.arange(1, 20001)
+    values = np.exp(-x / 5000) + 0.1 * rng.normal(size=(4, x.size))
+    values[2, 777], values[1, 15000] = 50.0, -50.0
+    _, ax = panels()
+    ax.set_xscale(scale)
+    line = curves(ax, x, values, "m")
+    at, low, high = band_of(ax)
+    assert 300 < len(at) <= 500
+    assert (low.min(), high.max()) == (-50.0, 50.0)
+    assert high[np.argmin(np.abs(at - x[777]))] == 50.0
+    assert np.all(np.diff(at) > 0)
+    np.testing.assert_allclose(line.get_ydata(), np.exp(-line.get_xdata() / 5000), atol=0.15)
+    start = 1 if scale == "log" else 21  # a logarithmic axis shows the first epochs one by one
+    assert at[0] <= start
+
+
+def test_a_geometric_mean_needs_positive_values():
+    _, ax = panels()
+    ax.set_yscale("log")
+    with pytest.raises(ValueError, match=r"'m': a geometric mean needs positive values, the least is -1"):
+        curves(ax, [0, 1], [[1.0, 2.0], [-1.0, 2.0]], "m", band="interval")
+
+
+@pytest.mark.parametrize(
+    ("x", "values"),
+    [([0, 1], [1, 2, 3]), ([0, 1], [[1, 2, 3]]), ([], []), ([0, 1], np.zeros((0, 2))), ([[0, 1]], [[0, 1]])],
+)
+def test_shapes_that_do_not_match_are_refused(x, values):
+    _, ax = panels()
+    with pytest.raises(ValueError, match=r"'m': x must have shape \(points,\) and values \(runs, points\)"):
+        curves(ax, x, values, "m")
+
+
+def test_an_unknown_band_is_refused():
+    _, ax = panels()
+    with pytest.raises(ValueError, match="band must be 'range', 'interval' or None, got 'std'"):
+        curves(ax, [0, 1], [0, 1], "m", band="std")
+
+
+# --- labels
+
+
+@given(
+    wanted=st.lists(st.floats(0, 100), min_size=1, max_size=7),
+    rows=st.lists(st.integers(1, 2), min_size=7, max_size=7),
+)
+def test_labels_are_spread_without_overlap_in_order_within_bounds(wanted, rows):
+    wanted, heights = np.array(wanted), 5.0 * np.array(rows[: len(wanted)])
+    centers = plotting._spread(wanted, heights, 0.0, 100.0)
+    order = np.argsort(wanted, kind="stable")
+    room = (heights[order][1:] + heights[order][:-1]) / 2
+    assert np.all(np.diff(centers[order]) >= room - 1e-9)
+    assert np.all(centers >= -1e-9)
+    assert np.all(centers + heights / 2 <= 100 + 1e-9)
+
+
+@given(gaps=st.lists(st.floats(5.001, 20), min_size=1, max_size=5))
+def test_labels_that_do_not_overlap_stay(gaps):
+    wanted = np.cumsum(gaps)
+    np.testing.assert_allclose(plotting._spread(wanted, np.full(len(gaps), 5.0), 0.0, 200.0), wanted)
+
+
+def test_two_labels_at_one_place_move_apart_evenly():
+    np.testing.assert_allclose(plotting._spread(np.array([50.0, 50.0]), np.array([6.0, 6.0]), 0, 100), [47, 53])
+
+
+def test_more_labels_than_room_run_over_at_the_top_only():
+    centers = plotting._spread(np.full(5, 10.0), np.full(5, 10.0), 0.0, 20.0)
+    np.testing.assert_allclose(np.diff(np.sort(centers)), 10.0)
+    assert centers.min() == 0.0
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_drawn_labels_do_not_overlap_and_stay_on_the_figure(scale):
+    figure, axes = panels(1, 2)
+    for ax in axes:
+        ax.set(yscale=scale, title="Loss", xlabel="epoch", ylabel="loss")
+        for i in range(5):
+            curves(ax, np.arange(1, 31), 1 + np.ones((3, 30)) * i * 1e-3, f"model {i}")
+        label_lines(ax)
+    figure.draw_without_rendering()
+    frame = figure.bbox
+    for ax in axes:
+        texts = [text for text in ax.texts if text.get_gid()] + [ax.title, ax._left_title]
+        boxes = [mpl.text.Text.get_window_extent(text) for text in texts if text.get_text()]
+        assert len(boxes) == 7  # five labels, the note, the title
+        for a, b in combinations(boxes, 2):
+            assert not mpl.transforms.Bbox.intersection(a.padded(-1), b.padded(-1))
+        for box in boxes:
+            assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+            assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+
+
+def test_labels_stand_beside_their_lines_in_their_color():
+    _, ax = panels()
+    low = curves(ax, [0, 1, 2], [0, 0, 0], "low")
+    curves(ax, [0, 1, 2], [1, 1, 1], "high")
+    label_lines(ax)
+    texts = drawn(ax, "line label")
+    assert list(texts) == ["low", "high"]
+    assert texts["low"].xy == pytest.approx((2, 0))
+    assert texts["high"].xy == pytest.approx((2, 1))
+    assert mcolors.same_color(texts["low"].get_color(), low.get_color())
+    assert all(text.arrow_patch is None for text in texts.values())
+
+
+def test_lines_that_end_outside_the_limits_are_labeled_at_the_edge():
+    _, ax = panels()
+    ax.plot([0, 1], [0, 50], label="up")
+    ax.set_ylim(0, 1)
+    label_lines(ax)
+    (text,) = drawn(ax, "line label").values()
+    assert text.xy == pytest.approx((1, 1))
+
+
+def test_labeling_again_replaces_the_labels():
+    _, ax = panels()
+    ax.annotate("mine", (0, 0))
+    curves(ax, [0, 1], [[0, 1], [1, 2]], "m")
+    label_lines(ax)
+    label_lines(ax)
+    assert sorted(text.get_text() for text in ax.texts) == ["Median and range of 2 runs", "m", "mine"]
+    label_lines(ax, note=False)
+    assert sorted(text.get_text() for text in ax.texts) == ["m", "mine"]
+
+
+def test_lines_without_label_are_passed_over():
+    _, ax = panels()
+    ax.plot([0, 1], [0, 1])
+    label_lines(ax)
+    assert len(ax.texts) == 0
+
+
+def test_the_note_counts_the_runs_of_the_fullest_line():
+    _, ax = panels()
+    curves(ax, [0, 1], [[0, 1]] * 9 + [[0, np.nan]], "some")
+    curves(ax, [0, 1], [[0, 1]] * 10, "all")
+    label_lines(ax)
+    assert list(drawn(ax, "band note")) == ["Median and range of 10 runs"]
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 8), (7, 1, 8, 8), (7, 3, 8, 8)])
+def test_an_image_grid_shows_the_images_in_order(shape):
+    images = np.random.default_rng(0).random(shape)
+    figure = image_grid(images, [f"class {i}" for i in range(7)], columns=3)
+    assert [ax.get_title() for ax in figure.axes] == [f"class {i}" for i in range(7)]
+    for image, ax in zip(images, figure.axes, strict=True):
+        expected = image if image.ndim == 2 else image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        np.testing.assert_allclose(ax.get_images()[0].get_array(), expected)
+        assert ax.get_images()[0].get_clim() == (0, 1)
+    assert figure.axes[-1].get_subplotspec().get_geometry() == (3, 3, 6, 6)
+
+
+def test_an_image_grid_undoes_a_normalization():
+    pixels = np.random.default_rng(0).random((2, 3, 4, 4))
+    data = SimpleNamespace(mean=torch.tensor([0.5, 0.4, 0.3]), std=torch.tensor([0.2, 0.3, 0.1]))
+    normalized = torch.tensor((pixels - data.mean.numpy()[:, None, None]) / data.std.numpy()[:, None, None])
+    figure = image_grid(normalized.float(), dataset=data)
+    for image, ax in zip(pixels, figure.axes, strict=True):
+        np.testing.assert_allclose(ax.get_images()[0].get_array(), image.transpose(1, 2, 0), atol=1e-6)
+
+
+def test_long_titles_fit_above_their_images():
+    figure = image_grid(np.zeros((10, 8, 8)), ["automobile"] * 10)
+    figure.draw_without_rendering()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (2, 4, 8, 8), (0, 1, 8, 8), (1, 2, 3, 4, 5)])
+def test_images_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="images must have shape"):
+        image_grid(np.zeros(shape))
+
+
+def test_titles_must_be_one_an_image():
+    with pytest.raises(ValueError, match="3 images but 2 titles"):
+        image_grid(np.zeros((3, 8, 8)), ["a", "b"])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
+def test_normalized_images_are_refused(value):
+    with pytest.raises(ValueError, match=r"values in \[0, 1\].*dataset"):
+        image_grid(np.full((3, 8, 8), value))
+
+
+# --- heat maps
+
+
+def test_a_heatmap_shows_its_numbers_names_and_scale():
+    matrix = np.array([[0.1, 0.9], [0.456, np.nan], [1.0, 0.0]])
+    _, ax = panels()
+    bar = heatmap(ax, matrix, ["a", "b"], [1, 2, 3], "CKA", limits=(0, 1))
+    assert [text.get_text() for text in ax.texts] == ["0.10", "0.90", "0.46", "", "1.00", "0.00"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["1", "2", "3"]
+    assert bar.ax.get_ylabel() == "CKA"
+    (image,) = ax.get_images()
+    assert image.get_clim() == (0, 1)
+    np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), matrix)
+    assert image.get_cmap().name == "viridis"
+    assert not any(line.get_visible() for line in ax.get_xgridlines())
+
+
+def test_numbers_in_cells_can_be_read():
+    _, ax = panels()
+    matrix = np.linspace(0, 1, 24).reshape(4, 6)
+    heatmap(ax, matrix, range(6), range(4), "value")
+    (image,) = ax.get_images()
+    for text, value in zip(ax.texts, matrix.flat, strict=True):
+        assert contrast(text.get_color(), image.cmap(image.norm(value))) > 4.5
+        assert text.get_fontsize() >= 6
+
+
+def test_numbers_stay_within_their_cells():
+    figure, ax = panels(height=5.5)
+    heatmap(ax, np.full((10, 10), 1000), [f"category {i}" for i in range(10)], range(10), "images")
+    figure.draw_without_rendering()
+    cell = ax.get_window_extent().width / 10
+    assert len(ax.texts) == 100
+    assert max(text.get_window_extent().width for text in ax.texts) < cell
+
+
+def test_small_cells_get_no_numbers_and_fewer_names():
+    figure, ax = panels()
+    heatmap(ax, np.random.default_rng(0).random((40, 40)), range(40), range(40), "similarity")
+    assert len(ax.texts) == 0
+    figure.draw_without_rendering()
+    for labels, side in ((ax.get_xticklabels(), "x"), (ax.get_yticklabels(), "y")):
+        shown = [label.get_window_extent() for label in labels if label.get_visible()]
+        assert 10 <= len(shown) < 40
+        ends = sorted((getattr(box, f"{side}0"), getattr(box, f"{side}1")) for box in shown)
+        assert all(a[1] < b[0] for a, b in pairwise(ends))
+
+
+def test_long_names_are_turned():
+    _, ax = panels()
+    heatmap(ax, np.zeros((10, 10)), ["automobile"] * 10, range(10), "images", annotate=False)
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {45}
+    assert len(ax.texts) == 0
+
+
+@pytest.mark.parametrize("matrix", [np.zeros(3), np.zeros((0, 3)), 1.0])
+def test_what_is_no_matrix_is_refused(matrix):
+    _, ax = panels()
+    with pytest.raises(ValueError, match=r"matrix must have shape \(rows, columns\)"):
+        heatmap(ax, matrix, [], [], "value")
+
+
+def test_names_must_be_one_a_row_and_column():
+    _, ax = panels()
+    with pytest.raises(ValueError, match=r"\(2, 3\) needs as many ylabels and xlabels, got 3 and 2"):
+        heatmap(ax, np.zeros((2, 3)), "ab", "abc", "value")
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 2), (6, 2), (4, 3)])
+def test_panel_each_has_one_titled_panel_for_each(count: int, columns: int) -> None:
+    titles = [f"title {i}" for i in range(count)]
+    figure, axes = plotting.panel_each(titles, columns=columns)
+    assert list(axes) == titles
+    assert figure.axes == list(axes.values())
+    assert [ax.get_title("left") for ax in axes.values()] == titles
+    assert len({ax.get_position().x0 for ax in axes.values()}) == min(columns, count)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("titles", [[], ["a", "a"]])
+def test_panel_each_refuses(titles: list[str]) -> None:
+    with pytest.raises(ValueError, match="one or more, all different"):
+        plotting.panel_each(titles)

@@ -1,0 +1,758 @@
+"""labutils.record: metrics.json, figures, verdicts and displays, and that nothing is left half-written."""
+
+import contextlib
+import doctest
+import json
+import os
+import platform
+import re
+from base64 import b64decode
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import matplotlib.image
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from bs4 import BeautifulSoup
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from IPython.core.formatters import DisplayFormatter
+from PIL import Image
+from scipy import stats
+
+from labutils import record
+from labutils.plotting import STYLE
+from labutils.record import judge
+from labutils.statistics import mean_interval
+
+mpl.use("Agg")
+ALT = "A line rising from 1 to 3 over two epochs."
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("LABUTILS_RUN", "quick")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def run(folder):
+    return record.start("21_demo", {"seed": 0})
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_figure_open():
+    yield
+    assert plt.get_fignums() == []
+
+
+def read(folder: Path) -> dict:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def labeled(xlabel: str = "epoch", ylabel: str = "loss"):
+    figure, ax = plt.subplots()
+    ax.plot([1, 2], [1, 3])
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def dataset(**changes) -> SimpleNamespace:
+    part = {"name": "digits", "fingerprint": "ab12", "train": [0] * 5, "validation": [], "test": [0] * 2, "file": None}
+    return SimpleNamespace(**(part | changes))
+
+
+def test_docstring_examples_run(monkeypatch):
+    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
+    monkeypatch.delenv("LABUTILS_RUN", raising=False)
+    result = doctest.testmod(record)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+# --- where, and what a run begins with
+
+
+def test_a_new_run_is_a_complete_record(folder):
+    run = record.start("21_demo", {"seed": 3, "device": "cpu"})
+    found = read(folder)
+    assert list(found) == [
+        *("notebook", "run", "parameters", "metrics", "non_finite"),
+        *("claims", "figures", "provenance", "time"),
+    ]
+    assert (found["notebook"], found["run"]) == ("21_demo", "quick")
+    assert found["parameters"] == {"seed": 3, "device": "cpu"}
+    assert (found["metrics"], found["claims"], found["figures"]) == ({}, [], [])
+    assert (run.notebook, run.name, run.folder) == ("21_demo", "quick", folder)
+    assert repr(run) == "Run 'quick' of 21_demo"
+
+
+def test_provenance_names_what_the_numbers_may_depend_on(folder):
+    record.start("21_demo", {"device": "cpu"})
+    found = read(folder)["provenance"]
+    for package in ("labutils", "torch", "torchvision", "numpy", "scipy", "matplotlib"):
+        assert found[package] == version(package)
+    assert found["python"] == platform.python_version()
+    assert found["platform"] == f"{platform.system()} {platform.machine()}"
+    assert (found["device"], found["accelerator"]) == ("cpu", None)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["data"] == []
+
+
+def test_a_package_that_is_not_installed_is_null(folder, monkeypatch):
+    monkeypatch.setattr(record, "PACKAGES", ("numpy", "no-such-package"))
+    record.start("21_demo", {})
+    found = read(folder)["provenance"]
+    assert found["no-such-package"] is None
+    assert found["device"] is None
+
+
+def test_parameters_are_the_plain_public_values(folder):
+    namespace = {
+        **{"epochs": 5, "lr": 1e-3, "name": "digits", "fast": True, "limit": None, "widths": [1, 5, (2, 3)]},
+        "options": {"momentum": 0.9, "layers": [1]},
+        **{"_hidden": 1, "__name__": "__main__", "In": ["x = 1"], "Out": {}, "exit": "exit", "quit": "quit"},
+        **{"get_ipython": "shell", "np": np, "array": np.zeros(2), "scalar": np.float64(1), "call": len},
+        **{"mixed": [1, np], "keys": {1: 2}, "kinds": {"a": {1, 2}}, "tensor": torch.zeros(1)},
+    }
+    run = record.start("21_demo", namespace)
+    kept = {"epochs", "lr", "name", "fast", "limit", "widths", "options"}
+    assert set(run.parameters) == kept
+    assert read(folder)["parameters"] == {name: namespace[name] for name in kept} | {"widths": [1, 5, [2, 3]]}
+
+
+def test_parameters_are_recorded_as_they_were_at_the_start(folder):
+    namespace = {"widths": [1, 5], "stop": float("inf")}
+    run = record.start("21_demo", namespace)
+    namespace["widths"].append(9)
+    run.metrics(loss=1.0)
+    assert read(folder)["parameters"] == {"widths": [1, 5], "stop": None}
+    assert read(folder)["non_finite"] == ["parameters.stop"]
+
+
+def test_starting_applies_the_house_style(run):
+    assert mpl.rcParams["axes.titlelocation"] == STYLE["axes.titlelocation"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "a b"])
+def test_a_notebook_name_that_is_no_file_name_is_refused(folder, name):
+    with pytest.raises(ValueError, match="notebook must be a name such as"):
+        record.start(name, {})
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("where", ["notebooks", "notebooks/deep/down", "."])
+def test_interactive_results_go_to_the_project(tmp_path, monkeypatch, where):
+    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
+    monkeypatch.delenv("LABUTILS_RUN", raising=False)
+    (tmp_path / "notebooks" / "deep" / "down").mkdir(parents=True)
+    (tmp_path / "notebooks" / "runs.yaml").touch()
+    with contextlib.chdir(tmp_path / where):
+        run = record.start("21_demo", {})
+    assert run.folder == tmp_path / "results" / "21_demo" / "interactive"
+    assert read(run.folder)["run"] == "interactive"
+
+
+def test_interactive_results_without_a_project_go_below_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
+    with contextlib.chdir(tmp_path):
+        assert record.start("21_demo", {}).folder == tmp_path / "results" / "21_demo" / "interactive"
+
+
+def test_a_relative_run_folder_stays_where_it_was_when_the_notebook_moves_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_RUN_DIR", "here")
+    monkeypatch.delenv("LABUTILS_RUN", raising=False)
+    with contextlib.chdir(tmp_path):
+        run = record.start("21_demo", {})
+    run.metrics(loss=1.0)
+    assert read(tmp_path / "here")["metrics"] == {"loss": 1.0}
+    assert run.name == "here"
+
+
+def test_starting_again_leaves_nothing_of_the_last_run(folder, run):
+    run.metrics(loss=1.0)
+    run.claim("It learns", source="D1", holds=[1.0, 2.0, 3.0])
+    run.figure(labeled(), "loss", alt=ALT)
+    (folder / "notebook.ipynb").touch()
+    record.start("21_demo", {"seed": 0})
+    found = read(folder)
+    assert (found["metrics"], found["claims"], found["figures"]) == ({}, [], [])
+    assert sorted(path.name for path in folder.rglob("*")) == ["figures", "metrics.json", "notebook.ipynb"]
+
+
+# --- numbers
+
+
+def test_metrics_of_every_kind(folder, run):
+    run.metrics(
+        number=1,
+        ratio=0.1,
+        flag=True,
+        word="best",
+        nothing=None,
+        array=np.arange(4).reshape(2, 2),
+        single=np.float32(0.5),
+        tensor=torch.ones(2, requires_grad=True),
+        half=torch.tensor([0.5], dtype=torch.bfloat16),
+        nested={"a": [(1, 2.5), np.bool_(True)]},
+        interval=mean_interval([1.0, 3.0]),
+    )
+    found = read(folder)["metrics"]
+    interval = found.pop("interval")
+    assert found == {
+        **{"number": 1, "ratio": 0.1, "flag": True, "word": "best", "nothing": None},
+        **{"array": [[0, 1], [2, 3]], "single": 0.5, "tensor": [1.0, 1.0], "half": [0.5]},
+        "nested": {"a": [[1, 2.5], True]},
+    }
+    assert found["flag"] is True
+    assert (interval["mean"], interval["n"], interval["confidence"]) == (2.0, 2, 0.95)
+
+
+@given(
+    values=hnp.arrays(
+        st.sampled_from([np.float64, np.float32]),
+        hnp.array_shapes(max_dims=3, max_side=4),
+        elements=st.floats(width=32),
+    )
+)
+def test_finite_numbers_come_back_exactly_and_others_as_null(values):
+    content, finite = record._as_json(values, "x")
+    back = np.array(json.loads(json.dumps(content, allow_nan=False)), dtype=np.float64)
+    expected = np.where(np.isfinite(values), values.astype(np.float64), np.nan)
+    np.testing.assert_array_equal(back, expected)
+    assert finite == bool(np.isfinite(values).all())
+
+
+def test_names_of_metrics_that_are_not_finite_are_listed_until_they_are(folder, run):
+    run.metrics(loss=[1.0, float("nan")], worst=np.inf, fine=1.0, interval=mean_interval([1.0]))
+    found = read(folder)
+    assert found["non_finite"] == ["loss", "worst", "interval"]
+    assert found["metrics"]["loss"] == [1.0, None]
+    assert found["metrics"]["worst"] is None
+    assert found["metrics"]["interval"] == {"mean": 1.0, "low": None, "high": None, "n": 1, "confidence": 0.95}
+    run.metrics(loss=[1.0, 2.0])
+    assert read(folder)["non_finite"] == ["worst", "interval"]
+    assert read(folder)["metrics"]["fine"] == 1.0
+
+
+@pytest.mark.parametrize("bad", [object(), {1, 2}, 1j, np.array([1j]), b"bytes", [1, [object()]], Path("x")])
+def test_what_cannot_be_recorded_is_named_and_nothing_of_the_call_is_kept(folder, run, bad):
+    with pytest.raises(TypeError, match=r"metric 'strange': a \w+ cannot be recorded"):
+        run.metrics(fine=1.0, strange=bad)
+    run.metrics(later=2.0)
+    assert read(folder)["metrics"] == {"later": 2.0}
+
+
+def test_keys_that_json_would_change_are_refused(run):
+    with pytest.raises(TypeError, match="metric 'by_epoch': keys must be strings, got 3"):
+        run.metrics(by_epoch={3: 0.5})
+
+
+def test_long_curves_stay_on_one_line(folder, run):
+    run.metrics(curve=np.zeros(1000), other=1)
+    lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
+    assert sum('"curve"' in line for line in lines) == 1
+    assert any(line.strip().startswith('"other"') for line in lines)
+
+
+# --- data
+
+
+def test_data_is_recorded_with_its_fingerprint_and_file(folder, run, tmp_path):
+    run.uses(dataset())
+    run.uses(dataset(name="mnist", fingerprint="cd34", file=tmp_path / "mnist.npz", validation=[0]))
+    run.uses(dataset())
+    embedded, real = read(folder)["provenance"]["data"]
+    assert embedded == {
+        **{"name": "digits", "fingerprint": "ab12", "file": None},
+        **{"train": 5, "validation": 0, "test": 2},
+    }
+    assert (real["name"], real["validation"], real["file"]) == ("mnist", 1, str(tmp_path / "mnist.npz"))
+
+
+# --- two identical runs, and writing
+
+
+def everything(notebook: str) -> None:
+    run = record.start(notebook, {"seed": 1, "lr": 0.1})
+    run.uses(dataset())
+    run.metrics(loss=np.linspace(0, 1, 7), worst=float("inf"))
+    run.figure(labeled(), "loss", alt=ALT)
+    run.claim("It learns", source="D1", holds=np.array([0.1, 0.2, 0.4]))
+
+
+def test_two_identical_runs_differ_under_time_only(tmp_path, monkeypatch):
+    found, pictures = [], []
+    for name in ("first", "second"):
+        monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path / name))
+        monkeypatch.setenv("LABUTILS_RUN", "quick")
+        everything("21_demo")
+        text = (tmp_path / name / "metrics.json").read_text(encoding="utf-8")
+        found.append(text[: text.index('"time"')])
+        assert list(read(tmp_path / name))[-1] == "time"
+        pictures.append((tmp_path / name / "figures" / "loss.png").read_bytes())
+    assert found[0] == found[1]
+    assert pictures[0] == pictures[1]
+    assert b"Software" not in pictures[0]
+    assert str(tmp_path) not in found[0]
+
+
+def test_time_says_when_and_how_long(folder, run):
+    run.metrics(loss=1.0)
+    found = read(folder)["time"]
+    assert found["wall_seconds"] >= 0
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found[key]) for key in ("started", "updated"))
+    assert found["started"] <= found["updated"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["replace", "write"])
+def test_a_failed_write_leaves_the_old_record_and_no_scrap(folder, run, monkeypatch, step, error):
+    run.metrics(loss=1.0)
+    before = (folder / "metrics.json").read_bytes()
+
+    def half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise error
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        if step == "replace":
+            patch.setattr(os, "replace", fail)
+        else:
+            patch.setattr(Path, "write_bytes", half)
+        with pytest.raises(type(error)):
+            run.metrics(loss=2.0)
+        with pytest.raises(type(error)):
+            run.figure(labeled(), "loss", alt=ALT)
+    assert (folder / "metrics.json").read_bytes() == before
+    assert sorted(path.name for path in folder.rglob("*")) == ["figures", "metrics.json"]
+    run.metrics(other=3.0)
+    assert read(folder)["metrics"]["other"] == 3.0
+    assert read(folder)["figures"] == []
+
+
+def test_files_get_the_usual_permissions(folder, run):
+    (folder / "plain").touch()
+    assert (folder / "metrics.json").stat().st_mode == (folder / "plain").stat().st_mode
+
+
+# --- figures
+
+
+def test_a_figure_is_saved_recorded_closed_and_displayed(folder, run):
+    shown = run.figure(labeled(), "loss-by_epoch", alt=" A line rising\n from 1 to 3. ")
+    file = folder / "figures" / "loss-by_epoch.png"
+    assert read(folder)["figures"] == [
+        {"name": "loss-by_epoch", "file": "figures/loss-by_epoch.png", "alt": "A line rising from 1 to 3."}
+    ]
+    assert plt.get_fignums() == []
+    assert repr(shown) == "Figure loss-by_epoch: A line rising from 1 to 3."
+    data, metadata = DisplayFormatter().format(shown)
+    assert set(data) == {"text/html", "image/png", "text/plain"}
+    assert b64decode(data["image/png"]) == file.read_bytes()
+    image = BeautifulSoup(data["text/html"], "html.parser").img
+    kind, _, code = image["src"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert b64decode(code) == file.read_bytes()
+    height, width = mpl.image.imread(BytesIO(file.read_bytes())).shape[:2]
+    assert metadata == {"image/png": {"width": round(width / 2), "height": round(height / 2)}}
+    assert image["width"] == str(round(width / 2))
+    assert "max-width: 100%" in image["style"]
+
+
+def rendered(figure) -> np.ndarray:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=180, bbox_inches="tight")
+    return np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+
+
+def test_a_typical_line_plot_is_sharp_small_and_looks_the_same(folder, run):
+    figure, ax = plt.subplots()
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        ax.plot(np.cumsum(rng.normal(size=300)))
+    ax.set(xlabel="epoch", ylabel="loss")
+    expected = rendered(figure)
+    run.figure(figure, "loss", alt=ALT)
+    file = folder / "figures" / "loss.png"
+    saved = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    assert file.stat().st_size < 100_000
+    assert saved.shape[1] > 1000
+    assert np.abs(saved - expected).max() <= 24
+
+
+def test_pictures_of_many_colors_keep_them(folder, run):
+    figure, ax = plt.subplots(figsize=(3, 3))
+    ax.imshow(np.random.default_rng(0).random((64, 64, 3)))
+    ax.axis("off")
+    ax.set_title("noise")
+    expected = rendered(figure)
+    run.figure(figure, "noise", alt=ALT)
+    saved = np.asarray(Image.open(folder / "figures" / "noise.png").convert("RGB")).astype(int)
+    np.testing.assert_array_equal(saved, expected)
+
+
+def test_alt_text_survives_as_it_is(run):
+    alt = 'Loss < 1 & "rising" isn\'t <b>bold</b>: x > 0'
+    html = run.figure(labeled(), "loss", alt=alt)._repr_mimebundle_()[0]["text/html"]
+    soup = BeautifulSoup(html, "html.parser")
+    assert soup.img["alt"] == alt
+    assert soup.b is None
+
+
+def test_a_figure_of_the_same_name_is_replaced_in_place(folder, run):
+    run.figure(labeled(), "loss", alt=ALT)
+    run.figure(labeled(), "other", alt=ALT)
+    run.figure(labeled("step"), "loss", alt="Another line rising from 1 to 3.")
+    assert [(f["name"], f["alt"]) for f in read(folder)["figures"]] == [
+        ("loss", "Another line rising from 1 to 3."),
+        ("other", ALT),
+    ]
+
+
+@pytest.mark.parametrize("alt", ["", "   ", "loss", "x" * 19, " " * 30])
+def test_alt_text_that_says_nothing_is_refused(folder, run, alt):
+    with pytest.raises(ValueError, match=r"'loss': alt must say what there is to see.*20 characters"):
+        run.figure(labeled(), "loss", alt=alt)
+    assert list((folder / "figures").iterdir()) == []
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["", "Loss by Epoch", "a/b", "../loss", "loss.png", "-loss", "a--b"])
+def test_a_figure_name_that_is_no_slug_is_refused(run, name):
+    with pytest.raises(ValueError, match="lower-case words joined by"):
+        run.figure(labeled(), name, alt=ALT)
+
+
+def test_the_error_proposes_a_slug(run):
+    with pytest.raises(ValueError, match="such as 'loss-by-epoch-1'"):
+        run.figure(labeled(), "Loss by Epoch (1)", alt=ALT)
+
+
+def one(**labels: str):
+    figure, ax = plt.subplots()
+    ax.scatter([1, 2], [1, 2])
+    ax.set(**labels)
+    return figure
+
+
+def grid(**options: object):
+    figure, axes = plt.subplots(2, 2, **options)
+    for ax in axes.flat:
+        ax.plot([0, 1], [0, 1])
+    return figure, axes
+
+
+def picture(axis: str = "off", **labels: str):
+    figure, ax = plt.subplots()
+    ax.imshow(np.eye(3))
+    ax.axis(axis)
+    ax.set(**labels)
+    return figure
+
+
+def shared(drop: str = ""):
+    figure, axes = grid(sharex=True, sharey=True)
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("loss")
+    if drop == "corner":
+        axes[1, 1].set_xlabel("")
+    return figure
+
+
+def unshared():
+    figure, axes = grid()
+    axes[0, 0].set(xlabel="epoch", ylabel="loss", title="first")
+    axes[1, 1].set_title("last")
+    return figure
+
+
+def super_labels(**labels: str):
+    figure, _ = grid()
+    for which, text in labels.items():
+        getattr(figure, f"sup{which}label")(text)
+    return figure
+
+
+def twin(ylabel: str):
+    figure = one(xlabel="epoch", ylabel="loss")
+    second = figure.axes[0].twinx()
+    second.plot([1, 2], [3, 4])
+    second.set_ylabel(ylabel)
+    return figure
+
+
+def bar(label: str, **options: str):
+    figure, ax = plt.subplots()
+    figure.colorbar(ax.imshow(np.eye(3)), label=label, **options)
+    ax.set(xlabel="layer", ylabel="layer")
+    return figure
+
+
+def solid(**labels: str):
+    figure, ax = plt.subplots(subplot_kw={"projection": "3d"})
+    ax.plot([0, 1], [0, 1], [0, 1])
+    ax.set(**labels)
+    return figure
+
+
+def with_hidden_and_empty():
+    figure, axes = grid()
+    axes[0, 0].set(xlabel="epoch", ylabel="loss")
+    axes[0, 1].set_visible(False)
+    for ax in axes[1]:
+        ax.clear()
+    return figure
+
+
+def titled_grid():
+    figure, axes = plt.subplots(1, 2)
+    for ax in axes:
+        ax.imshow(np.eye(3))
+        ax.axis("off")
+    figure.suptitle("Filters of the first layer")
+    return figure
+
+
+GOOD = {
+    "both labels": lambda: one(xlabel="epoch", ylabel="loss"),
+    "outer labels of shared axes": shared,
+    "labels of the whole figure": lambda: super_labels(x="epoch", y="loss"),
+    "a twin with its own label": lambda: twin("accuracy"),
+    "a labeled color bar": lambda: bar("CKA"),
+    "a labeled horizontal color bar": lambda: bar("CKA", orientation="horizontal"),
+    "a picture with a title": lambda: picture(title="cat"),
+    "a picture with labeled axes": lambda: picture("on", xlabel="column", ylabel="row"),
+    "pictures under one title": titled_grid,
+    "a 3-D plot": lambda: solid(xlabel="a", ylabel="b", zlabel="loss"),
+    "hidden and empty axes": with_hidden_and_empty,
+}
+BAD = {
+    "no labels": (one, "axes 1 of 1 lacks xlabel and ylabel"),
+    "no ylabel": (lambda: one(xlabel="epoch"), "axes 1 of 1 lacks ylabel"),
+    "no xlabel": (lambda: one(ylabel="loss", title="Fit"), r"axes 1 of 1 \(Fit\) lacks xlabel"),
+    "blank label": (lambda: one(xlabel=" ", ylabel="loss"), "axes 1 of 1 lacks xlabel"),
+    "a label missing from the outer row": (lambda: shared("corner"), "'demo': axes 2 of 4 lacks xlabel; axes 4 of 4"),
+    "labels of one panel of many": (
+        unshared,
+        r"'demo': axes 2 of 4 lacks xlabel and ylabel; axes 3 of 4 .*; axes 4 of 4 \(last\) lacks",
+    ),
+    "only one label of the whole figure": (lambda: super_labels(x="epoch"), "axes 4 of 4 lacks ylabel"),
+    "a twin without label": (lambda: twin(""), "axes 2 of 2 lacks ylabel"),
+    "a color bar without label": (lambda: bar(""), "axes 2 of 2, a color bar, lacks its label"),
+    "a picture without title": (picture, "axes 1 of 1 has an axis switched off and lacks a title"),
+    "labels on axes switched off": (lambda: picture(xlabel="a", ylabel="b"), "lacks a title"),
+    "a picture with bare axes": (lambda: picture("on", title="cat"), r"axes 1 of 1 \(cat\) lacks xlabel and ylabel"),
+    "a 3-D plot without zlabel": (lambda: solid(xlabel="a", ylabel="b"), "lacks zlabel"),
+    "nothing drawn": (lambda: plt.subplots()[0], "no axes shows data"),
+    "no axes": (plt.figure, "no axes shows data"),
+}
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD.keys())
+def test_a_figure_that_says_what_its_axes_are_is_accepted(run, make):
+    run.figure(make(), "demo", alt=ALT)
+
+
+@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD.keys())
+def test_a_figure_that_does_not_is_refused_and_closed(folder, run, make, message):
+    with pytest.raises(ValueError, match=message):
+        run.figure(make(), "demo", alt=ALT)
+    assert plt.get_fignums() == []
+    assert read(folder)["figures"] == []
+    assert list((folder / "figures").iterdir()) == []
+
+
+# --- claims
+
+
+def verdict(holds) -> str:
+    return judge("It learns", source="D1", holds=holds).verdict
+
+
+@given(values=hnp.arrays(np.float64, st.integers(3, 20), elements=st.floats(-10, 10, allow_subnormal=False)))
+def test_the_verdict_on_effects_is_that_of_a_two_sided_t_test(values):
+    if values.std() < 1e-6:
+        return
+    test = stats.ttest_1samp(values, 0.0)
+    if abs(test.pvalue - 0.05) < 1e-9:
+        return
+    expected = "inconclusive" if test.pvalue > 0.05 else "supported" if test.statistic > 0 else "not supported"
+    assert verdict(values) == expected
+
+
+@given(outcomes=st.lists(st.booleans(), min_size=3, max_size=40))
+def test_the_verdict_on_outcomes_is_that_of_two_one_sided_binomial_tests(outcomes):
+    hits, n = sum(outcomes), len(outcomes)
+    many = stats.binomtest(hits, n, 0.5, alternative="greater").pvalue < 0.025
+    few = stats.binomtest(hits, n, 0.5, alternative="less").pvalue < 0.025
+    assert verdict(outcomes) == ("supported" if many else "not supported" if few else "inconclusive")
+
+
+@given(values=hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(-10, 10, allow_subnormal=False)))
+def test_the_opposite_effects_get_the_opposite_verdict(values):
+    opposite = {"supported": "not supported", "not supported": "supported", "inconclusive": "inconclusive"}
+    assert verdict(-values) == opposite[verdict(values)]
+
+
+@pytest.mark.parametrize(
+    ("holds", "expected", "reason"),
+    [
+        ([0.4, 0.5, 0.6], "supported", "above 0"),
+        ([-0.4, -0.5, -0.6], "not supported", "below 0"),
+        ([-0.4, 0.5, 0.6], "inconclusive", "includes 0"),
+        ([0.0, 0.0, 0.0], "inconclusive", "includes 0"),  # the interval ends at 0: not above it
+        ([2.0, 2.0, 2.0], "supported", "above 0"),
+        ([120, 80, 95], "supported", "above 0"),  # integers such as epochs are effects
+        ([0.5, 0.5], "inconclusive", "only 2 of at least 3 seeds"),
+        ([0.5], "inconclusive", "only 1 of at least 3 seeds"),
+        ([True, True], "inconclusive", "only 2 of at least 3 seeds"),
+        ([True] * 5, "inconclusive", "includes 0.5; 6 seeds are the fewest that can decide"),
+        ([True] * 6, "supported", "above 0.5"),
+        ([False] * 6, "not supported", "below 0.5"),
+        ([True] * 3 + [False] * 3, "inconclusive", "includes 0.5"),
+        (torch.tensor([0.4, 0.5, 0.6], requires_grad=True), "supported", "above 0"),
+        (torch.ones(6, dtype=torch.bool), "supported", "above 0.5"),
+    ],
+)
+def test_verdicts_at_the_boundaries_and_their_reasons(holds, expected, reason):
+    claim = judge("It learns", source="D1", holds=holds)
+    assert (claim.verdict, claim.reason) == (expected, reason)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_run_must_be_decided_on(run, bad):
+    with pytest.raises(
+        ValueError, match=r"'It learns': 1 of 3 values of holds are NaN or infinite.*diverged run counts"
+    ):
+        run.claim("It learns", source="D1", holds=[1.0, bad, 2.0])
+
+
+@pytest.mark.parametrize("holds", [[], [[1.0, 2.0]], 1.0, np.zeros((3, 1), dtype=bool)])
+def test_holds_must_be_one_value_a_seed(run, holds):
+    with pytest.raises(ValueError, match=r"'It learns': holds must have shape \(seeds,\)"):
+        run.claim("It learns", source="D1", holds=holds)
+
+
+def test_zeros_and_ones_could_be_either_and_are_refused(run):
+    with pytest.raises(ValueError, match="0 and 1 only: pass booleans if these are outcomes"):
+        run.claim("It learns", source="D1", holds=[1, 0, 1])
+    assert verdict([1.0, 0.0, 1.0]) == "inconclusive"
+
+
+@pytest.mark.parametrize("holds", [["yes", "no", "yes"], [1j, 2j, 3j], [None, True, True]])
+def test_holds_must_be_numbers_or_booleans(run, holds):
+    with pytest.raises(TypeError, match="'It learns': holds must be numbers"):
+        run.claim("It learns", source="D1", holds=holds)
+
+
+@pytest.mark.parametrize(("text", "source"), [("", "D1"), (" ", "D1"), ("It learns", "")])
+def test_a_claim_needs_a_text_and_a_source(folder, run, text, source):
+    with pytest.raises(ValueError, match="needs a text and a source"):
+        run.claim(text, source=source, holds=[1.0, 2.0, 3.0])
+    assert read(folder)["claims"] == []
+
+
+def test_a_claim_is_recorded_with_all_that_its_verdict_rests_on(folder, run):
+    run.claim("It learns", source="D1", holds=[1.0, 2.0, 3.0], evidence="fall of the loss")
+    (found,) = read(folder)["claims"]
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert found == {
+        **{"text": "It learns", "source": "D1", "verdict": "inconclusive", "reason": "includes 0"},
+        **{"measure": "mean effect", "evidence": "fall of the loss", "values": [1.0, 2.0, 3.0]},
+        "interval": {"mean": 2.0, "low": interval.low, "high": interval.high, "n": 3, "confidence": 0.95},
+    }
+
+
+def test_one_seed_is_recorded_without_ends(folder, run):
+    run.claim("It learns", source="D1", holds=[1.0])
+    assert read(folder)["claims"][0]["interval"] == {"mean": 1.0, "low": None, "high": None, "n": 1, "confidence": 0.95}
+
+
+def test_the_same_claim_again_replaces_the_earlier_one_in_place(folder, run):
+    run.claim("It learns", source="D1", holds=[-1.0, -1.1, -1.2])
+    run.claim("It forgets", source="D1", holds=[True] * 6)
+    run.claim(" It learns ", source="D2", holds=[1.0, 1.1, 1.2])
+    assert [(c["text"], c["source"], c["verdict"]) for c in read(folder)["claims"]] == [
+        ("It learns", "D2", "supported"),
+        ("It forgets", "D1", "supported"),
+    ]
+    assert [claim.text for claim in run.claims()] == ["It learns", "It forgets"]
+    assert len(run.claims()) == 2
+
+
+def test_a_claim_shows_verdict_source_and_numbers_as_text():
+    claim = judge("It learns", source="D1", holds=[True] * 7 + [False], evidence="accuracy above 0.9")
+    assert repr(claim) == (
+        "? inconclusive: It learns (D1)\n"
+        "  share of seeds 0.88 [0.47, 1.00], n = 8 (95 % interval, includes 0.5): accuracy above 0.9"
+    )
+
+
+@pytest.mark.parametrize(
+    ("holds", "words"),
+    [
+        ([1.0, 1.1, 1.2], "✔ supported"),
+        ([-1.0, -1.1, -1.2], "✘ not supported"),
+        ([1.0], "? inconclusive"),
+    ],
+)
+def test_the_verdict_is_a_word_and_a_symbol_never_a_color(holds, words):
+    claim = judge("It learns", source="D1", holds=holds)
+    data, _ = DisplayFormatter().format(claim)
+    soup = BeautifulSoup(data["text/html"], "html.parser")
+    assert soup.strong.text == words
+    assert soup.cite.text == "(D1)"
+    assert str(claim.interval) in soup.text
+    assert data["text/plain"].startswith(words)
+    assert not re.search(r"(?<!-)color|background|#[0-9a-fA-F]{3}", data["text/html"])
+
+
+def test_claims_are_escaped(run):
+    run.claim("a < b & <b>c</b>", source="<i>D1</i>", holds=[1.0, 1.1, 1.2], evidence="<script>x</script>")
+    for shown in (next(iter(run.claims())), run.claims()):
+        soup = BeautifulSoup(shown._repr_html_(), "html.parser")
+        assert "a < b & <b>c</b>" in soup.text
+        assert "<script>x</script>" in soup.text
+        assert soup.find(["b", "i", "script"]) is None
+
+
+def test_the_table_of_claims_is_accessible(run):
+    run.claim("It learns", source="D1", holds=[1.0, 1.1, 1.2], evidence="loss")
+    run.claim("It forgets", source="D2", holds=[-1.0, -1.1, -1.2])
+    data, _ = DisplayFormatter().format(run.claims())
+    table = BeautifulSoup(data["text/html"], "html.parser").table
+    assert table.caption.text == "Claims: 1 supported, 1 not supported, 0 inconclusive"
+    assert [th["scope"] for th in table.thead.find_all("th")] == ["col"] * 4
+    rows = table.tbody.find_all("tr")
+    assert [row.find("th")["scope"] for row in rows] == ["row", "row"]
+    assert [row.find("th").text for row in rows] == ["It learns", "It forgets"]
+    assert [row.find("td").text for row in rows] == ["✔ supported", "✘ not supported"]
+    assert not re.search(r"(?<!-)color|background", data["text/html"])
+    assert data["text/plain"].count("\n") == 3
+
+
+def test_no_claims_are_said_to_be_none(run):
+    assert repr(run.claims()) == "No claims recorded."
+    assert "No claims recorded." in run.claims()._repr_html_()
+
+
+def test_a_claim_cannot_be_changed_by_hand():
+    with pytest.raises(AttributeError):
+        judge("It learns", source="D1", holds=[1.0]).verdict = "supported"

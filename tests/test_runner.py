@@ -1,0 +1,518 @@
+"""labutils.runner: what exists, what it takes, what is fresh, and executing it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import date
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labutils import runner
+from labutils.runner import Event, LabsError
+from tests.conftest import TinyLab, make_tiny_lab
+
+PLAIN = st.recursive(
+    st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=3), values, max_size=3),
+    max_leaves=6,
+)
+
+
+# --- What exists -------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_folder_with_runs_is_the_project(tiny_lab: TinyLab, tmp_path: Path, monkeypatch) -> None:
+    deep = tiny_lab.root / "notebooks" / "deeper"
+    deep.mkdir()
+    assert runner.find_project(deep).root == tiny_lab.root
+    monkeypatch.chdir(tiny_lab.root)
+    assert runner.find_project().root == tiny_lab.root
+    monkeypatch.setattr(runner, "PACKAGE", tiny_lab.root / "labutils")
+    assert runner.find_project(tmp_path).root == tiny_lab.root  # else the checkout of the installed package
+    monkeypatch.setattr(runner, "PACKAGE", tmp_path / "labutils")
+    with pytest.raises(LabsError, match=r"no notebooks/runs\.yaml in .* or above"):
+        runner.find_project(tmp_path)
+
+
+def test_notebooks_are_read(tiny_lab: TinyLab) -> None:
+    tiny_lab.add(
+        "02_two", defaults="n: int = 3  # many\nlr = -1e-3  # rate\nsizes = [1, 2]  # of layers\nx = None  # any"
+    )
+    tiny_lab.add("01_one", text="# Deep or *wide*?\n\nWho fits\n`sinc` better? And why?\n\nMore.")
+    tiny_lab.name_runs({"02_two": {"d1-big": {"n": 10}}})
+    one, two = tiny_lab.load().values()
+    assert (one.name, one.title, one.question) == ("01_one", "Deep or *wide*?", "Who fits sinc better?")
+    assert two.defaults == {"n": 3, "lr": -0.001, "sizes": [1, 2], "x": None}
+    assert two.runs == {"d1-big": {"n": 10}}
+
+
+@pytest.mark.parametrize("defaults", ["n = 2 * 3", "n = m = 1", "import os", "n = ", "%matplotlib inline"])
+def test_a_parameters_cell_holds_plain_values(tiny_lab: TinyLab, defaults: str) -> None:
+    tiny_lab.add("11_odd", defaults=defaults)
+    with pytest.raises(LabsError, match=r"11_odd\.ipynb: the parameters cell takes only plain values"):
+        tiny_lab.load()
+
+
+def test_a_damaged_notebook_is_named(tiny_lab: TinyLab) -> None:
+    (tiny_lab.project.notebooks / "11_odd.ipynb").write_text("{")
+    with pytest.raises(LabsError, match=r"11_odd\.ipynb is not a notebook"):
+        tiny_lab.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("11_fitt: {a: {}}", r"runs\.yaml: no notebook '11_fitt' \(did you mean 11_fit\?\); there are: 11_fit"),
+        ("11_fit: {a: {m: 1}}", r"11_fit:a: no parameter 'm'.*; there are: n"),
+        ("11_fit: {a: {n: 1.5}}", r"11_fit:a: n = 1.5 \(float\): expected int"),
+        ("11_fit: {a: {n: 1}, a: {n: 2}}", "'a' comes twice"),
+        ("11_fit: {quick: {n: 1}}", "'quick' .* cannot name a run"),
+        ("11_fit: {a/b: {n: 1}}", "'a/b' .* cannot name a run"),
+        ("11_fit: {x-custom-1: {n: 1}}", "cannot name a run"),
+        ("11_fit: {a: 3}", "expected {run: {parameter: value}}"),
+        ("11_fit: [a]", "expected {run: {parameter: value}}"),
+        ("[11_fit]", "expected {notebook"),
+        ("11_fit: {", "is not valid YAML"),
+    ],
+)
+def test_mistakes_in_runs_yaml_are_named(tiny_lab: TinyLab, text: str, message: str) -> None:
+    tiny_lab.add("11_fit")
+    (tiny_lab.project.notebooks / "runs.yaml").write_text(text)
+    with pytest.raises(LabsError, match=message):
+        tiny_lab.load()
+
+
+# --- Values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-2", -2),
+        ("1e-3", 1e-3),
+        ("1.5E3", 1500.0),
+        (".5e2", 50.0),
+        ("0.1", 0.1),
+        ("true", True),
+        ("True", True),
+        ("None", None),
+        ("null", None),
+        ("digits", "digits"),
+        ("'3'", "3"),
+        ("[1e-1, 0.2]", [0.1, 0.2]),
+        ("['relu', tanh]", ["relu", "tanh"]),
+        ("{a: 1}", {"a": 1}),
+    ],
+)
+def test_values_are_read_as_people_write_them(text: str, value: object) -> None:
+    assert runner.parse_value(text) == value
+    assert type(runner.parse_value(text)) is type(value)
+
+
+def test_an_unreadable_value_is_named() -> None:
+    with pytest.raises(LabsError, match=r"'\[1' is not a value"):
+        runner.parse_value("[1")
+
+
+@pytest.mark.parametrize(
+    ("default", "good", "bad"),
+    [
+        ("3", [4, -1], [4.0, True, "4", None, [4]]),
+        ("0.5", [0.25, 1], [True, "1", None]),
+        ("True", [False], [0, "no", None]),
+        ("'sgd'", ["adam"], [1, None, ["adam"]]),
+        ("None", [None, 1, "x", [1]], [date(2026, 1, 2)]),
+        ("[1, 2]", [[3], [], [4, 5, 6]], [3, ["3"], [1.5], [True], None]),
+        ("[0.1]", [[1, 0.5]], [["1"], [None]]),
+        ("[1, 'all']", [["all"], [2, "x"]], [[1.5]]),
+        ("(1, 2)", [[3]], [3, ["x"]]),
+        ("[[1, 2]]", [[[3], [4, 5]]], [[3], [["x"]]]),
+        ("[]", [[], ["x", 1]], ["x", {}]),
+        ("{'a': 1}", [{"a": 2}, {"b": "x"}], [{"a": "x"}, [1]]),
+    ],
+)
+def test_a_value_must_be_of_its_defaults_type(tiny_lab: TinyLab, default: str, good: list, bad: list) -> None:
+    tiny_lab.add("11_fit", defaults=f"value = {default}  # a value")
+    notebooks = tiny_lab.load()
+    for value in good:
+        assert runner.select(notebooks, ["11"], overrides={"value": value})[0].parameters == {"value": value}
+    for value in bad:
+        with pytest.raises(LabsError, match=r"11_fit: value = .*: expected "):
+            runner.select(notebooks, ["11"], overrides={"value": value})
+
+
+@given(value=PLAIN)
+def test_every_value_fits_itself_as_default(value: object) -> None:
+    assert runner._fits(value, value)
+    assert runner._fits(value, None)
+
+
+# --- Choosing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(tiny_lab: TinyLab) -> TinyLab:
+    tiny_lab.add("21_fit", defaults="n = 3  # many\ndevice = 'cpu'  # where")
+    tiny_lab.add("22_image")
+    tiny_lab.add("22_image_two")
+    tiny_lab.name_runs({"21_fit": {"d1-sinc": {"n": 9}, "d1-sign": {"n": 8}}, "22_image": {"d2": {"n": 7}}})
+    return tiny_lab
+
+
+@pytest.mark.parametrize(
+    ("names", "profile", "labels"),
+    [
+        ([], "quick", ["21_fit:quick", "22_image:quick", "22_image_two:quick"]),
+        ([], "full", ["21_fit:d1-sinc", "21_fit:d1-sign", "22_image:d2"]),
+        (["21"], "quick", ["21_fit:quick"]),
+        (["21"], "full", ["21_fit:d1-sinc", "21_fit:d1-sign"]),
+        (["22_image"], "quick", ["22_image:quick"]),  # the whole name, though another one begins so
+        (["22_image_"], "quick", ["22_image_two:quick"]),
+        (["21:d1-sinc", "21_fit:d1-sinc", "22_image:quick"], "full", ["21_fit:d1-sinc", "22_image:quick"]),
+        (["21:q"], "quick", ["21_fit:quick"]),
+        (["22_image_two"], "full", []),
+    ],
+)
+def test_names_choose_runs(three: TinyLab, names: list, profile, labels: list) -> None:
+    assert [run.label for run in runner.select(three.load(), names, profile=profile)] == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("23", r"no notebook '23'; there are: 21_fit, 22_image, 22_image_two"),
+        ("21_fits", r"no notebook '21_fits' \(did you mean 21_fit\?\)"),
+        ("22", "notebook '22' may be any of 22_image, 22_image_two"),
+        ("", "no notebook ''"),
+        ("21:d1-sink", r"no run of 21_fit 'd1-sink' \(did you mean d1-sinc\?\); there are: quick, d1-sinc, d1-sign"),
+        ("21:d1", "run of 21_fit 'd1' may be any of d1-sinc, d1-sign"),
+        ("21:", "no run of 21_fit ''"),
+    ],
+)
+def test_unknown_names_are_answered_with_what_exists(three: TinyLab, name: str, message: str) -> None:
+    with pytest.raises(LabsError, match=message):
+        runner.select(three.load(), [name])
+
+
+def test_other_values_make_another_run(three: TinyLab) -> None:
+    notebooks = three.load()
+    [first] = runner.select(notebooks, ["21"], overrides={"n": 4})
+    [again] = runner.select(notebooks, ["21"], overrides={"n": 4})
+    [other] = runner.select(notebooks, ["21"], overrides={"n": 5})
+    [named] = runner.select(notebooks, ["21:d1-sinc"], overrides={"device": "cuda"})
+    assert first.name.startswith("quick-custom-")
+    assert first == again
+    assert len({first.name, other.name, "quick"}) == 3
+    assert named.name.startswith("d1-sinc-custom-")
+    assert named.parameters == {"n": 9, "device": "cuda"}
+    with pytest.raises(LabsError, match=r"22_image: no parameter 'device'; there are: n"):
+        runner.select(notebooks, overrides={"device": "cuda"})
+
+
+def test_the_device_is_for_notebooks_that_have_one_and_keeps_the_name(three: TinyLab) -> None:
+    runs = runner.select(three.load(), device="cuda")
+    assert [(run.name, run.device) for run in runs] == [("quick", "cuda"), ("quick", None), ("quick", None)]
+    assert runs[0].parameters == {}
+
+
+# --- Executing ---------------------------------------------------------------------------------------------------
+
+LOOK = (
+    "import json, os, pathlib\n"
+    "keys = ('LABUTILS_RUN', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS')\n"
+    "seen = {'n': n, 'cwd': os.getcwd(), **{key: os.environ[key] for key in keys}}\n"
+    "data = [{'name': 'mnist', 'fingerprint': '', 'file': str(pathlib.Path('mnist.npz').absolute())}]\n"
+    "out = pathlib.Path(os.environ['LABUTILS_RUN_DIR'])\n"
+    "(out / 'figures').mkdir()\n"
+    "(out / 'figures' / 'a.png').write_bytes(b'png')\n"
+    "(out / 'metrics.json').write_text(json.dumps({'seen': seen, 'provenance': {'data': data}}))"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyLab, list, list[Event]]:
+    """A lab whose runs are over: two good ones, one that fails, one whose kernel dies."""
+    lab = make_tiny_lab(tmp_path_factory.mktemp("finished") / "lab {with} braces")
+    lab.add("11_good", LOOK)
+    lab.add("12_bad", "x = 1", "def f():\n    return 1 / 0\n\n\ny = f()\nz = 2", "(never")
+    lab.add("13_dies", "import os\nos._exit(3)")
+    lab.name_runs({"11_good": {"d1-big": {"n": 10}}, "12_bad": {"d1": {"n": 4}}})
+    (lab.project.notebooks / "mnist.npz").write_bytes(b"pixels")
+    events: list[Event] = []
+    runs = [lab.run(name) for name in ("11", "12:d1", "13", "11:d1-big")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in runner.THREAD_VARIABLES:
+            patch.delenv(name, raising=False)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        results = runner.execute(lab.project, runs, lab.results, jobs=min(2, cores), on_event=events.append)
+    return lab, results, events
+
+
+def test_one_failing_notebook_does_not_stop_the_others(finished) -> None:
+    lab, results, events = finished
+    assert [(result.run.label, result.state) for result in results] == [
+        ("11_good:quick", "done"),
+        ("12_bad:d1", "failed"),
+        ("13_dies:quick", "failed"),
+        ("11_good:d1-big", "done"),
+    ]
+    cells = [(event.kind, event.cell, event.cells) for event in events if event.run.label == "11_good:quick"]
+    assert cells == [("started", 0, 2), ("cell", 1, 2), ("cell", 2, 2), ("done", 0, 0)]
+    assert [event.kind for event in events if event.run.label == "12_bad:d1"][-1] == "failed"
+    assert [lab.state(result.run.label).state for result in results] == ["done", "failed", "failed", "done"]
+
+
+def test_a_result_is_complete_and_nothing_else_is_left(finished) -> None:
+    lab, _, _ = finished
+    folder = lab.results / "11_good" / "quick"
+    names = ["figures", "figures/a.png", "metrics.json", "notebook.ipynb", "run.json"]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == names
+    executed = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    assert [cell.execution_count for cell in executed.cells if cell.cell_type == "code"] == [1, 2]
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["notebook"], record["run"], record["status"]) == ("11_good", "quick", "done")
+    assert record["error"] is None
+    kept = {path.name for path in lab.results.glob("*/*") if not path.name.endswith(".lock")}
+    assert kept == {"quick", "d1", "d1-big"}
+
+
+def test_a_run_has_its_parameters_environment_and_folder(finished) -> None:
+    lab, _, _ = finished
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // min(2, cores)))
+    for name, n in (("quick", 3), ("d1-big", 10)):
+        seen = json.loads((lab.results / "11_good" / name / "metrics.json").read_text())["seen"]
+        assert seen == {
+            "n": n,
+            "cwd": str(lab.project.notebooks),
+            "LABUTILS_RUN": name,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+
+
+def test_a_failure_tells_cell_source_and_error_and_keeps_the_notebook(finished) -> None:
+    lab, results, _ = finished
+    failure = results[1].failure
+    assert (failure.error, failure.cell, failure.cells) == ("ZeroDivisionError: division by zero", 4, 5)
+    assert failure.source == "def f():\n    return 1 / 0\n\n"  # the first lines
+    assert "----> 2     return 1 / 0" in failure.traceback
+    assert "\x1b" not in failure.traceback
+    assert lab.state("12:d1").failure == failure
+    kept = nbformat.read(results[1].folder / "notebook.ipynb", as_version=4)
+    assert any(out.output_type == "error" for cell in kept.cells for out in cell.get("outputs", []))
+    dead = results[2].failure
+    assert (dead.cell, dead.source) == (3, "import os\nos._exit(3)")
+    assert "Kernel died" in dead.error
+    assert (results[2].folder / "notebook.ipynb").is_file()
+
+
+def test_what_is_fresh_is_not_run_again(finished, monkeypatch) -> None:
+    lab, _, _ = finished
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("executed again"))
+    events: list[Event] = []
+    runs = [lab.run("11"), lab.run("11:d1-big")]
+    results = runner.execute(lab.project, runs, lab.results, on_event=events.append)
+    assert [result.state for result in results] == [event.kind for event in events] == ["fresh", "fresh"]
+    assert runner.execute(lab.project, [], lab.results) == []
+
+
+def test_known_runs_are_quick_named_and_custom(finished) -> None:
+    lab, _, _ = finished
+    notebook = lab.load()["11_good"]
+    custom = lab.results / "11_good" / "quick-custom-12345678"
+    shutil.copytree(lab.results / "11_good" / "quick", custom)
+    try:
+        runs = runner.known_runs(notebook, lab.results)
+        assert [run.name for run in runs] == ["quick", "d1-big", custom.name]
+    finally:
+        shutil.rmtree(custom)
+
+
+# --- Fresh or stale ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(finished, tmp_path: Path) -> TinyLab:
+    """A copy of the finished lab, to change something in; its data stays where it was recorded."""
+    shutil.copytree(finished[0].root, tmp_path / "copy")
+    lab = TinyLab(tmp_path / "copy")
+    assert lab.state("11").state == "done"
+    return lab
+
+
+def changed(lab: TinyLab, name: str = "11") -> tuple[str, ...]:
+    status = lab.state(name)
+    assert status.state == ("stale" if status.changed else "done")
+    return status.changed
+
+
+def test_code_counts_but_not_that_of_the_command(fresh: TinyLab) -> None:
+    package = fresh.project.package
+    (package / "cli.py").write_text("x = 1\n")
+    assert changed(fresh) == ()
+    (package / "models.py").write_text("x = 1\n")
+    assert changed(fresh) == ("code",)
+    (package / "models.py").write_text('"""Networks."""\n')
+    assert changed(fresh) == ()
+    (package / "new.py").write_text("")
+    assert changed(fresh) == ("code",)
+
+
+def test_sources_and_tags_count_but_not_outputs(fresh: TinyLab) -> None:
+    path = fresh.project.notebooks / "11_good.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="3")]
+    notebook.cells[2].execution_count = 7
+    notebook.metadata["more"] = 1
+    nbformat.write(notebook, path)
+    assert changed(fresh) == ()
+    notebook.cells[0].source += " More."
+    nbformat.write(notebook, path)
+    assert changed(fresh) == ("notebook",)
+    assert changed(fresh, "11:d1-big") == ("notebook",)
+
+
+def test_parameters_count_for_their_run_only(fresh: TinyLab) -> None:
+    fresh.name_runs({"11_good": {"d1-big": {"n": 11}, "d1-new": {}}})
+    assert changed(fresh) == ()
+    assert changed(fresh, "11:d1-big") == ("parameters",)
+    assert fresh.state("11:d1-new").state == "not run"
+
+
+@pytest.mark.parametrize("name", ["torch", "numpy"])
+def test_library_versions_count(fresh: TinyLab, monkeypatch, name: str) -> None:
+    version = runner.metadata.version
+    monkeypatch.setattr(runner.metadata, "version", lambda one: "0.0" if one == name else version(one))
+    assert changed(fresh) == ("versions",)
+
+
+def test_the_python_version_counts(fresh: TinyLab, monkeypatch) -> None:
+    monkeypatch.setattr(runner.platform, "python_version", lambda: "3.99.0")
+    assert changed(fresh) == ("versions",)
+
+
+def test_data_count_by_their_bytes(fresh: TinyLab, tmp_path: Path) -> None:
+    data = tmp_path / "mnist.npz"
+    data.write_bytes(b"pixels")
+    path = fresh.results / "11_good" / "quick" / "run.json"
+    record = json.loads(path.read_text())
+    record["data"][0]["file"] = str(data)
+    path.write_text(json.dumps(record))
+    os.utime(data, (1, 1))
+    assert changed(fresh) == ()  # touched, the same bytes
+    data.write_bytes(b"PIXELS")
+    assert changed(fresh) == ("data mnist.npz",)
+    data.write_bytes(b"more pixels")
+    assert changed(fresh) == ("data mnist.npz",)
+    data.unlink()
+    assert changed(fresh) == ("data mnist.npz",)
+
+
+def test_unchanged_data_are_not_read_again(fresh: TinyLab, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "_hash_file", lambda path: pytest.fail("read"))
+    assert changed(fresh) == ()
+
+
+def test_a_result_must_be_whole(fresh: TinyLab) -> None:
+    folder = fresh.results / "11_good" / "quick"
+    (folder / "figures" / "a.png").unlink()
+    assert changed(fresh) == ("result figures/a.png",)
+    for text in ("", "[]", "{}", '{"status": "done"}'):
+        (folder / "run.json").write_text(text)
+        assert fresh.state("11").state == "not run"
+
+
+def test_where_a_run_was_computed_does_not_count(tiny_lab: TinyLab) -> None:
+    tiny_lab.add("11_device", defaults="device = 'cpu'  # where")
+    notebooks = tiny_lab.load()
+    stamps = [runner._stamp(tiny_lab.project, runner.select(notebooks, device=device)[0]) for device in (None, "cuda")]
+    assert stamps[0] == stamps[1]
+
+
+# --- Side by side ------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_that_want_the_same_run_execute_it_once(tiny_lab: TinyLab) -> None:
+    tiny_lab.add("11_slow", "import time\ntime.sleep(1)", defaults="device = 'cuda'  # where")
+    run = runner.select(tiny_lab.load(), device="cpu")[0]
+    events: list[list[Event]] = [[], []]
+    started = threading.Event()
+
+    def first(event: Event) -> None:
+        events[0].append(event)
+        started.set()
+
+    thread = threading.Thread(
+        target=runner.execute, args=(tiny_lab.project, [run], tiny_lab.results), kwargs={"on_event": first}
+    )
+    thread.start()
+    assert started.wait(60)
+    [result] = runner.execute(tiny_lab.project, [run], tiny_lab.results, on_event=events[1].append)
+    thread.join()
+    assert result.state == "fresh"
+    assert [event.kind for event in events[1]] == ["waiting", "fresh"]
+    assert [event.kind for event in events[0]].count("started") == 1
+    executed = nbformat.read(result.folder / "notebook.ipynb", as_version=4)
+    assert executed.cells[2].source.splitlines()[-1] == 'device = "cpu"'
+
+
+def test_one_who_waits_and_is_interrupted_leaves_the_other_alone(tiny_lab: TinyLab) -> None:
+    tiny_lab.add("11_fit")
+    run = tiny_lab.run("11")
+    partial = tiny_lab.results / "11_fit" / f".quick{runner.PARTIAL}"
+    partial.mkdir(parents=True)
+
+    def interrupt(event: Event) -> None:
+        assert event.kind == "waiting"
+        raise KeyboardInterrupt
+
+    with FileLock(partial.with_name(".quick.lock")), pytest.raises(KeyboardInterrupt):
+        runner.execute(tiny_lab.project, [run], tiny_lab.results, on_event=interrupt)
+    assert partial.is_dir()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupting_leaves_no_half_result_and_no_process(tiny_lab: TinyLab, tmp_path: Path, number) -> None:
+    tiny_lab.add("11_slow", f"open({str(tmp_path / 'working')!r}, 'w').close()", "import time\ntime.sleep(600)")
+    earlier = tiny_lab.results / "11_slow" / "quick"
+    earlier.mkdir(parents=True)
+    (earlier / "notebook.ipynb").write_text("the earlier result")
+    command = [sys.executable, "-m", "labutils.cli", "run", "11"]
+    process = subprocess.Popen(command, cwd=tiny_lab.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: (tmp_path / "working").exists() or process.poll() is not None)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert any("ipykernel_launcher" in " ".join(one.cmdline()) for one in family)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    wait_until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
+    assert (earlier / "notebook.ipynb").read_text() == "the earlier result"
+    assert not (earlier / "run.json").exists()
+    if number != signal.SIGKILL:  # which leaves no time to tidy up; the next run does
+        assert process.returncode == 130
+        assert errors.strip().splitlines() == ["labs: interrupted; what was finished stays, nothing half-written does"]
+        assert {path.name for path in earlier.parent.iterdir()} == {"quick", ".quick.lock"}
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

@@ -1,0 +1,424 @@
+"""The engine against plain PyTorch loops, separate runs, and what it promises about seeds, divergence and memory."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from labutils import functions, models, training
+
+
+def make_mlps(k: int) -> list[nn.Sequential]:
+    return [models.mlp((6, 7, 5, 3), "tanh", seed=s).double() for s in range(k)]
+
+
+def make_cnns(k: int) -> list[nn.Sequential]:
+    return [models.cnn((2, 3, 4), (5, 3), size=12, activation="tanh", seed=s).double() for s in range(k)]
+
+
+def make_data(kind: str, n: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, 6) if kind == "mlp" else (n, 2, 12, 12)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, 3, (n,), generator=generator)
+
+
+NETWORKS: dict[str, Callable[[int], list[nn.Sequential]]] = {"mlp": make_mlps, "cnn": make_cnns}
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def plain_loop(model: nn.Module, data: tuple[Tensor, Tensor], make_optimizer, *, epochs, batch_size, seed) -> list:
+    """Train as everyone writes it: built-in optimizer, autograd, batches in the order that the seed gives."""
+    optimizer = make_optimizer(model.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    x, y = data
+    running = []
+    for _ in range(epochs):
+        order = torch.randperm(len(x), generator=generator)
+        total = 0.0
+        for start in range(0, len(x), batch_size):
+            index = order[start : start + batch_size]
+            loss = F.cross_entropy(model(x[index]), y[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(index)
+        running.append(total / len(x))
+    return running
+
+
+OPTIMIZERS = {
+    "sgd": (
+        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    ),
+    "adam": (
+        {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.01},
+        lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01),
+    ),
+    "adamw": (
+        {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
+        lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_a_stack_trains_as_plain_loops_do(kind: str, name: str, chunk: int) -> None:
+    """52 steps of three networks with their own batches, against torch's optimizers one network at a time."""
+    ours, theirs = NETWORKS[kind](3), NETWORKS[kind](3)
+    data = make_data(kind)
+    settings_, make_optimizer = OPTIMIZERS[name]
+    seeds = [5, 6, 7]
+    history = training.fit(ours, data, epochs=13, batch_size=11, seed=seeds, chunk=chunk, **settings_)
+    for k, model in enumerate(theirs):
+        running = plain_loop(model, data, make_optimizer, epochs=13, batch_size=11, seed=seeds[k])
+        np.testing.assert_allclose(history.running_loss[k], running, rtol=1e-10)
+        assert (flat(ours[k]) - flat(model)).norm() <= 1e-10 * flat(model).norm()
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("shared_seed", [True, False])
+def test_stacked_equals_separate(kind: str, optimizer: str, shared_seed: bool) -> None:
+    """Each network with hyperparameters of its own; 52 steps; relative difference at most 1e-10."""
+    data = make_data(kind)
+    lr, decay = [0.01, 0.05, 0.002], [0.0, 0.01, 0.1]
+    momentum = [0.0, 0.9, 0.5] if optimizer == "sgd" else [0.0] * 3
+    seeds = [3] * 3 if shared_seed else [3, 4, 5]
+    options = {"epochs": 13, "batch_size": 11, "optimizer": optimizer}
+    together = NETWORKS[kind](3)
+    history = training.fit(together, data, lr=lr, momentum=momentum, weight_decay=decay, seed=seeds, chunk=3, **options)
+    for k, alone in enumerate(NETWORKS[kind](3)):
+        own = training.fit(alone, data, lr=lr[k], momentum=momentum[k], weight_decay=decay[k], seed=seeds[k], **options)
+        assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
+        np.testing.assert_allclose(history.train_loss[k], own.train_loss[0], rtol=1e-10)
+        np.testing.assert_allclose(history.train_accuracy[k], own.train_accuracy[0])
+
+
+@given(
+    widths=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    k=st.integers(1, 4),
+    activation=st.sampled_from(sorted(models.ACTIVATIONS)),
+    bias=st.booleans(),
+    own=st.booleans(),
+    loss=st.sampled_from(["cross_entropy", "mse"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_gradients_of_a_stack_are_autograds(widths, k, activation, bias, own, loss) -> None:
+    networks = [models.mlp((4, *widths, 3), activation, bias=bias, seed=s).double() for s in range(k)]
+    generator = torch.Generator().manual_seed(0)
+    shape = (k, 5) if own else (5,)
+    x = torch.randn(*shape, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, shape, generator=generator)
+    expected, losses = [], []
+    for i, model in enumerate(networks):
+        xi, yi = (x[i], y[i]) if own else (x, y)
+        output = model(xi)
+        value = (
+            F.cross_entropy(output, yi) if loss == "cross_entropy" else F.mse_loss(output, F.one_hot(yi, 3).double())
+        )
+        losses.append(value.item())
+        expected.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))]))
+    with training.Stack(networks, chunk=k) as stack:
+        values, _ = stack.backward(x, y, loss, own=own)
+        gradients = stack.gradients
+    torch.testing.assert_close(gradients, torch.stack(expected), rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(values.numpy(), losses, rtol=1e-12)
+
+
+def test_softmax_and_padding_stack_too() -> None:
+    networks = [models.build("cifar-1", softmax=True, seed=s).double() for s in range(2)]
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = torch.stack([m(x).t() for m in networks])
+    for chunk in (1, 2):
+        with training.Stack(networks, chunk=chunk) as stack:
+            torch.testing.assert_close(stack.forward(x), expected)
+            torch.testing.assert_close(stack.forward(x.expand(2, *x.shape), own=True), expected)
+
+
+class Residual(nn.Module):
+    """A network that is no plain Sequential and has buffers: it can only run by itself."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.layers = models.mlp((6, 6), seed=seed)
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.layers(x))
+
+
+def test_any_module_trains_one_by_one() -> None:
+    networks = [Residual(s).double() for s in range(2)]
+    x, y = make_data("mlp")
+    history = training.fit(networks, (x, y), epochs=5, batch_size=10, lr=0.1)
+    assert (history.train_loss[:, -1] < history.train_loss[:, 0]).all()
+    reference = Residual(1).double()
+    plain_loop(reference, (x, y), lambda p: torch.optim.SGD(p, 0.1), epochs=5, batch_size=10, seed=0)
+    assert (flat(networks[1]) - flat(reference)).norm() <= 1e-10 * flat(reference).norm()
+    torch.testing.assert_close(networks[1].norm.running_mean, reference.norm.running_mean)
+    with pytest.raises(ValueError, match="chunk = 2"):
+        training.fit(networks, (x, y), epochs=1, lr=0.1, chunk=2)
+
+
+def test_evaluation_is_on_fixed_weights_and_data() -> None:
+    """Epoch 0 is the untrained network; the last entry is what `evaluate` says of the trained one."""
+    network = make_mlps(1)[0]
+    x, y = make_data("mlp", 2500)
+    with torch.no_grad():
+        before = F.cross_entropy(network(x), y).item()
+    history = training.fit(network, (x, y), epochs=3, batch_size=500, lr=0.1, evaluate_every=2)
+    assert history.epochs.tolist() == [0, 2, 3]
+    assert history.train_loss[0, 0] == pytest.approx(before, rel=1e-12)
+    with torch.no_grad():
+        outputs = network(x)
+    loss, accuracy = training.evaluate(network, (x, y))
+    assert history.train_loss[0, -1] == pytest.approx(F.cross_entropy(outputs, y).item(), rel=1e-12)
+    assert history.train_accuracy[0, -1] == pytest.approx((outputs.argmax(1) == y).double().mean().item())
+    assert (loss[0], accuracy[0]) == (history.train_loss[0, -1], history.train_accuracy[0, -1])
+
+
+def test_evaluate_every_zero_measures_running_values_only() -> None:
+    history = training.fit(make_mlps(2), make_data("mlp"), epochs=2, lr=0.1, evaluate_every=0)
+    assert history.epochs.size == 0
+    assert history.train_loss.shape == (2, 0)
+    assert np.isfinite(history.running_loss).all()
+
+
+def test_one_model_diverges_alone() -> None:
+    data = functions.sample("quadratic", 30, -1, 1)
+    networks = [models.mlp((1, 5, 1), seed=s) for s in range(3)]
+    alone = models.mlp((1, 5, 1), seed=0)
+    history = training.fit(networks, data, epochs=60, lr=[0.05, 1e20, 0.1], loss="mse", chunk=3)
+    training.fit(alone, data, epochs=60, lr=0.05, loss="mse")
+    assert np.isnan(history.diverged[[0, 2]]).all()
+    epoch = int(history.diverged[1])
+    assert 1 <= epoch <= 60
+    assert np.isfinite(history.train_loss[1, :epoch]).all()
+    assert np.isnan(history.train_loss[1, epoch:]).all()
+    assert np.isfinite(history.train_loss[[0, 2]]).all()
+    torch.testing.assert_close(flat(networks[0]), flat(alone))
+
+
+@pytest.mark.parametrize("schedule", ["step", "one_cycle"])
+def test_schedules_are_torchs(schedule: str) -> None:
+    x, y = make_data("mlp", 20)
+    network, reference = make_mlps(1)[0], make_mlps(1)[0]
+    training.fit(network, (x, y), epochs=6, lr=0.2, schedule=schedule, step_size=2, gamma=0.5)
+    optimizer = torch.optim.SGD(reference.parameters(), 0.2)
+    if schedule == "step":
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    else:
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, 6, cycle_momentum=False)
+    for _ in range(6):
+        optimizer.zero_grad()
+        F.cross_entropy(reference(x), y).backward()
+        optimizer.step()
+        scheduler.step()
+    assert (flat(network) - flat(reference)).norm() <= 1e-12 * flat(reference).norm()
+
+
+def test_a_step_schedule_counts_epochs_not_steps() -> None:
+    data = make_data("mlp", 20)
+    stepped, first_half = make_mlps(1)[0], make_mlps(1)[0]
+    training.fit(stepped, data, epochs=4, batch_size=5, lr=0.2, schedule="step", step_size=2, gamma=0.0)
+    training.fit(first_half, data, epochs=2, batch_size=5, lr=0.2)
+    assert torch.equal(flat(stepped), flat(first_half))  # the rate is 0 from the third epoch on
+
+
+def test_batch_sizes_may_differ() -> None:
+    data = make_data("mlp")
+    sizes = [10, None, 40, 10, 7]
+    history = training.fit(make_mlps(5), data, epochs=4, lr=0.1, batch_size=sizes, seed=[1, 2, 3, 4, 5])
+    for k, model in enumerate(make_mlps(5)):
+        own = training.fit(model, data, epochs=4, lr=0.1, batch_size=sizes[k], seed=k + 1)
+        np.testing.assert_allclose(history.train_loss[k], own.train_loss[0], rtol=1e-10)
+        np.testing.assert_allclose(history.running_loss[k], own.running_loss[0], rtol=1e-10)
+
+
+def test_mse_on_labels_is_mse_on_one_hot() -> None:
+    x, y = make_data("mlp")
+    a, b = make_mlps(1)[0], make_mlps(1)[0]
+    on_labels = training.fit(a, (x, y), epochs=3, lr=0.1, loss="mse")
+    on_targets = training.fit(b, (x, F.one_hot(y, 3).double()), epochs=3, lr=0.1, loss="mse")
+    np.testing.assert_allclose(on_labels.train_loss, on_targets.train_loss, rtol=1e-12)
+    assert np.isfinite(on_labels.train_accuracy).all()
+    assert np.isnan(on_targets.train_accuracy).all()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not() -> None:
+    x, y = make_data("cnn")
+    runs = []
+    for seed in (1, 1, 2):
+        network = make_cnns(1)[0]
+        training.fit(network, (x, y), epochs=2, batch_size=8, lr=0.1, augment=True, seed=seed)
+        runs.append(flat(network))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_fit_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    training.fit(make_cnns(1)[0], make_data("cnn"), epochs=1, batch_size=8, lr=0.1, augment=True)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_augmented_training_still_evaluates_the_images_as_they_are() -> None:
+    x, y = make_data("cnn")
+    network = make_cnns(1)[0]
+    history = training.fit(network, (x, y), epochs=1, batch_size=8, lr=0.1, augment=True)
+    assert history.train_loss[0, -1] == pytest.approx(training.evaluate(network, (x, y))[0][0], rel=1e-12)
+
+
+@given(st.integers(5, 9), st.integers(5, 9), st.integers(0, 4), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_crop_and_flip_is_pad_crop_and_flip(height: int, width: int, padding: int, seed: int) -> None:
+    """Every image of the result is one of the crops, or its mirror image, of the padded original."""
+    x = torch.randn(6, 2, height, width, generator=torch.Generator().manual_seed(seed))
+    out = training.crop_and_flip(x, torch.Generator().manual_seed(seed), padding=padding)
+    padded = F.pad(x, (padding,) * 4, mode="reflect") if padding else x
+    side = range(2 * padding + 1)
+    crops = torch.stack([padded[:, :, i : i + height, j : j + width] for i in side for j in side])
+    candidates = torch.cat([crops, crops.flip(-1)])
+    assert (candidates == out).flatten(2).all(-1).any(0).all()
+
+
+def test_crop_and_flip_reaches_every_shift_about_equally() -> None:
+    ramp = torch.arange(9.0) + 100 * torch.arange(9.0).unsqueeze(1)
+    x = ramp.expand(4000, 1, 9, 9)
+    out = training.crop_and_flip(x, torch.Generator().manual_seed(0), padding=1)
+    center = out[:, 0, 4, 4]
+    shifts, counts = center.unique(return_counts=True)
+    assert len(shifts) == 9
+    assert (counts - 4000 / 9).abs().max() < 6 * math.sqrt(4000 * (1 / 9) * (8 / 9))
+    mirrored = (out[:, 0, 4, 3] > out[:, 0, 4, 5]).float().mean().item()
+    assert mirrored == pytest.approx(0.5, abs=6 * 0.5 / math.sqrt(4000))
+
+
+def test_checkpoints_hold_the_path() -> None:
+    networks = make_mlps(2)
+    start = torch.stack([flat(m) for m in networks])
+    path = training.Checkpoints(every=2)
+    training.fit(networks, make_data("mlp"), epochs=5, lr=0.1, on_epoch=path)
+    assert path.epochs == [0, 2, 4]
+    assert path.weights.shape == (2, 3, start.shape[1])
+    assert torch.equal(path.weights[:, 0], start)
+    again = make_mlps(2)
+    training.fit(again, make_data("mlp"), epochs=4, lr=0.1)
+    assert torch.equal(path.weights[:, -1], torch.stack([flat(m) for m in again]))
+
+
+def test_networks_own_their_weights_again_after_training_even_when_interrupted() -> None:
+    networks = make_mlps(3)
+
+    def interrupt(epoch: int, _stack: training.Stack) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(networks, make_data("mlp"), epochs=5, lr=0.1, on_epoch=interrupt)
+    reference = make_mlps(3)
+    training.fit(reference, make_data("mlp"), epochs=2, lr=0.1)
+    storages = set()
+    for model, other in zip(networks, reference, strict=True):
+        assert torch.equal(flat(model), flat(other))  # two epochs of work are kept
+        for parameter in model.parameters():
+            assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+            storages.add(parameter.untyped_storage().data_ptr())
+            assert parameter.requires_grad
+    assert len(storages) == sum(len(list(m.parameters())) for m in networks)
+
+
+def test_tiny_networks_share_a_chunk_and_large_convolutions_run_alone() -> None:
+    x, _ = functions.sample("sinc", 300, -1, 1)
+    with training.Stack([models.build("fit-0", seed=s) for s in range(8)], example=x[:1], batch_size=300) as stack:
+        assert stack.chunk == 8
+    images = torch.zeros(1, 3, 32, 32)
+    with training.Stack([models.build("cifar-7", seed=s) for s in range(3)], example=images, batch_size=64) as stack:
+        assert stack.chunk == 1
+
+
+def test_epochs_to_convergence() -> None:
+    epochs = np.arange(0, 500, 50)
+    falling = np.linspace(1, 0, 10)
+    flat_from_200 = np.where(epochs < 200, 1 - epochs / 200, 0.0)
+    result = training.epochs_to_convergence(epochs, np.stack([falling, flat_from_200]), drop=1e-6, window=100)
+    assert np.isnan(result[0])
+    assert result[1] == 300
+    with pytest.raises(ValueError, match="no two of the evaluated epochs are 30 apart"):
+        training.epochs_to_convergence(epochs, falling[None], window=30)
+
+
+def fit(**changes):
+    options = {"models": make_mlps(2), "dataset": make_data("mlp"), "epochs": 1, "lr": 0.1} | changes
+    return training.fit(options.pop("models"), options.pop("dataset"), **options)
+
+
+X, Y = make_data("mlp")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": []}, "no models"),
+        ({"models": [make_mlps(1)[0], models.mlp((6, 3)).double()]}, r"models\[1\] differs from models\[0\]"),
+        ({"models": [make_mlps(1)[0]] * 2}, "given twice"),
+        ({"models": [nn.Flatten(), nn.Flatten()]}, "needs parameters"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"epochs": 2.5}, r"epochs = 2\.5"),
+        ({"lr": [0.1, 0.2, 0.3]}, "lr has 3 values for 2 networks"),
+        ({"lr": -0.1}, r"lr = -0\.1"),
+        ({"lr": math.nan}, "lr = nan"),
+        ({"lr": "fast"}, "lr = 'fast'"),
+        ({"momentum": [0.9, -1]}, "momentum = -1"),
+        ({"weight_decay": -1}, "weight_decay = -1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"batch_size": 2.0}, r"batch_size = 2\.0: a whole number"),
+        ({"seed": [1]}, "seed has 1 values for 2 networks"),
+        ({"seed": -1}, "seed = -1"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; there are 'sgd', 'adam', 'adamw'"),
+        ({"optimizer": "adam", "momentum": 0.9}, "momentum and nesterov belong to 'sgd'"),
+        ({"schedule": "cosine"}, "unknown schedule 'cosine'"),
+        ({"schedule": "step", "step_size": 0}, "step_size = 0"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'"),
+        ({"evaluate_every": -1}, "evaluate_every = -1"),
+        ({"chunk": 0}, "chunk = 0"),
+        ({"augment": True}, r"augment needs images \(N, C, H, W\); x is \(40, 6\)"),
+        ({"dataset": (X, Y[:5])}, "train: 40 examples and 5 labels"),
+        ({"dataset": (X[:0], Y[:0])}, "train: 0 examples"),
+        ({"dataset": (X, X)}, "cross-entropy takes labels"),
+        ({"dataset": (X, X[:, 0]), "loss": "mse"}, r"targets must be \(N, outputs\)"),
+        ({"batch_size": [4, 5], "on_epoch": lambda _e, _s: None}, "on_epoch sees one stack"),
+    ],
+)
+def test_bad_input_is_named(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(**changes)
+
+
+def test_small_images_cannot_be_cropped() -> None:
+    with pytest.raises(ValueError, match="more than 4 pixels a side"):
+        training.crop_and_flip(torch.zeros(2, 1, 4, 4), torch.Generator())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_cuda_trains_as_the_cpu_does() -> None:
+    data = make_data("mlp")
+    on_cpu, on_gpu = make_mlps(2), make_mlps(2)
+    training.fit(on_cpu, data, epochs=3, batch_size=8, lr=0.1)
+    training.fit(on_gpu, data, epochs=3, batch_size=8, lr=0.1, device="cuda")
+    assert next(on_gpu[0].parameters()).device.type == "cpu"
+    torch.testing.assert_close(flat(on_gpu[0]), flat(on_cpu[0]), rtol=1e-9, atol=1e-12)
