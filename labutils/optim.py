@@ -95,7 +95,7 @@ class _StackedOptimizer(torch.optim.Optimizer):
 class SGD(_StackedOptimizer):
     """Stochastic gradient descent with weight decay λ, momentum μ, dampening τ and Nesterov's variant.
 
-    One step with learning rate γ, in the order of `torch.optim.SGD` and equal to it bit for bit::
+    One step with learning rate γ, in the order of `torch.optim.SGD` and, on the CPU, with its very bits::
 
         g ← ∇L + λ θ
         b ← g                       at a parameter's first step (not dampened)
@@ -208,8 +208,8 @@ class Adam(_StackedOptimizer):
         v ← β₂ v + (1 − β₂) g²
         θ ← θ − γ m̂ / (√v̂ + ε)       with m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ)
 
-    Equal bit for bit to `torch.optim.Adam` and `AdamW`, and so is each model of a stack to an optimizer of its
-    own as long as its weights are finite.
+    On the CPU equal bit for bit to `torch.optim.Adam` and `AdamW`, and so is each model of a stack to an
+    optimizer of its own as long as its weights are finite.
 
     Args:
         params: parameters, or parameter groups (dicts), as in `torch.optim`.
@@ -355,7 +355,7 @@ def _blocks(rows: list[tuple[Tensor, ...]], stacked: bool) -> Iterator[list[Tens
     """Cut rows of same-shaped tensors into blocks, and hand each block over as parallel lists.
 
     A step makes temporaries, and memory fresh from the system costs more time than the arithmetic. Blocks keep
-    them small and in the processor's cache, which makes a step on a large stack two to three times as fast.
+    them small and in the processor's cache, which makes a step on a large stack up to three times as fast.
     """
     if rows and (not rows[0][0].is_cpu or sum(row[0].numel() for row in rows) <= BLOCK):
         yield list(zip(*rows, strict=True))

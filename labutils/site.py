@@ -99,9 +99,10 @@ def _collect(project: Project, results: Path) -> dict[str, bytes]:
     notebooks = runner.load_notebooks(project)
     quick = {}
     for run in runner.select(notebooks):
-        state = runner.status(project, run, results).state
-        if state != "done":
-            raise LabsError(f"{run.label} is {state}: run it before the book is built")
+        status = runner.status(project, run, results)
+        if status.state != "done":
+            changed = f" ({', '.join(status.changed)} changed)" if status.changed else ""
+            raise LabsError(f"{run.label} is {status.state}{changed}: run it before the book is built")
         folder = run.folder(results)
         pages[f"notebooks/{run.notebook.name}.ipynb"] = _page_of(folder / "notebook.ipynb")
         quick[run.notebook.name] = _metrics(folder)

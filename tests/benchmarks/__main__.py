@@ -26,7 +26,9 @@ def main() -> None:
     chosen = [name for name in found if not arguments.select or any(part in name for part in arguments.select)]
     if not chosen:
         parser.error(f"nothing is called {arguments.select}; there are {', '.join(found)}")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     print(f"Machine: {machine}\n\n| comparison | ratio | goal | |\n|---|---|---|---|")
     rows: list[Row] = []
     for name in chosen:

@@ -13,18 +13,24 @@ from labutils import backprop, models, optim
 from tests.benchmarks import Row, side_by_side
 
 SGD = {"lr": 1e-6, "momentum": 0.9, "weight_decay": 1e-4}
+ADAM = {"lr": 1e-6, "weight_decay": 1e-4}
 
 
 def rows() -> Iterator[Row]:
-    """Yield one row a comparison."""
-    for loss in ("mse", "cross_entropy"):
-        yield backpropagation(loss)
-    mlp = [p.shape for p in models.mlp((784, 256, 256, 10)).parameters()]
-    cnn = [p.shape for p in models.cnn((3, 16, 16, 32, 32, 64, 64, 64, 64), (128, 10), pool=False).parameters()]
-    yield step("SGD.step / torch's foreach, MLP", mlp, optim.SGD, torch.optim.SGD, SGD)
-    yield step("SGD.step / torch's foreach, CNN", cnn, optim.SGD, torch.optim.SGD, SGD)
-    yield step("SGD.step / torch's foreach, stack", [(8, 10**6)], optim.SGD, torch.optim.SGD, SGD)
-    yield step("Adam.step / torch's foreach, stack", [(8, 10**6)], optim.Adam, torch.optim.Adam, {"lr": 1e-6})
+    """Yield one row a comparison; with one thread, so that none waits for a core that others use."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for loss in ("mse", "cross_entropy"):
+            yield backpropagation(loss)
+        mlp = [p.shape for p in models.mlp((784, 256, 256, 10)).parameters()]
+        cnn = [p.shape for p in models.cnn((3, 16, 16, 32, 32, 64), (64, 64, 64, 64, 10)).parameters()]
+        yield step("SGD.step / torch's foreach step, MLP", mlp, optim.SGD, torch.optim.SGD, SGD)
+        yield step("SGD.step / torch's foreach step, CNN", cnn, optim.SGD, torch.optim.SGD, SGD)
+        yield step("SGD.step / torch's foreach step, stack", [(8, 10**6)], optim.SGD, torch.optim.SGD, SGD)
+        yield step("Adam.step / torch's foreach step, stack", [(8, 10**6)], optim.Adam, torch.optim.Adam, ADAM)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def backpropagation(loss: backprop.Loss, batch_size: int = 128) -> Row:
@@ -56,7 +62,7 @@ def step(name: str, shapes: Iterable[tuple[int, ...]], ours: Any, torchs: Any, o
     mine, other = (make(_parameters(shapes), **options) for make in (ours, lambda p, **o: torchs(p, foreach=True, **o)))
     size = sum(torch.Size(shape).numel() for shape in shapes)
     ratio = side_by_side(mine.step, other.step, rounds=301 if size < 10**6 else 21)
-    return Row(name, ratio, 1, False, f"{size:,} parameters in {len(shapes)} tensors, {options}")
+    return Row(name, ratio, 1, False, f"{size:,} parameters, {len(shapes)} tensors, {', '.join(options)}")
 
 
 def _parameters(shapes: Iterable[tuple[int, ...]]) -> list[nn.Parameter]:

@@ -48,7 +48,9 @@ def stack_against_loop(name: str, k: int = 64, steps: int = 20) -> Row:
     count = models.count_parameters(single)
     # fit-2 spends its time in the arithmetic of one wide layer, not in overhead that a stack could save.
     goal = 1 if name == "fit-2" else 10
-    return Row(f"plain loop / stack, {name}", ratio, goal, True, f"{k} networks of {count} parameters, 300 points, Adam")
+    return Row(
+        f"plain loop / stack, {name}", ratio, goal, True, f"{k} networks of {count} parameters, 300 points, Adam"
+    )
 
 
 def mnist_against_data_loader(n: int = 10_000, batch_size: int = 128) -> Row:
