@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -422,3 +423,32 @@ def test_cuda_trains_as_the_cpu_does() -> None:
     training.fit(on_gpu, data, epochs=3, batch_size=8, lr=0.1, device="cuda")
     assert next(on_gpu[0].parameters()).device.type == "cpu"
     torch.testing.assert_close(flat(on_gpu[0]), flat(on_cpu[0]), rtol=1e-9, atol=1e-12)
+
+
+class Bar(training.tqdm):
+    """A progress bar that keeps what it would show."""
+
+    made: ClassVar[list["Bar"]] = []
+
+    def __init__(self, **options) -> None:
+        self.asked = options
+        super().__init__(**options)
+        Bar.made.append(self)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        self.said = s
+
+
+@pytest.mark.parametrize("headless", [True, False])
+def test_progress_shows_where_somebody_watches(headless: bool, monkeypatch) -> None:
+    monkeypatch.setattr(training, "tqdm", Bar)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    if headless:
+        monkeypatch.setenv("LABUTILS_RUN_DIR", "somewhere")
+    else:
+        monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
+    history = training.fit(make_mlps(3), make_data("mlp"), epochs=2, lr=0.1)
+    assert Bar.made[-1].asked == {"total": 2, "unit": "epoch", "disable": headless, "leave": False}
+    assert Bar.made[-1].said == f"median train loss {np.median(history.train_loss[:, -1]):.3g}"
+    if not headless:
+        assert Bar.made[-1].n == 2
