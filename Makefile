@@ -23,7 +23,7 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 full: $(READY)
 	$(BIN)/labs run --profile full

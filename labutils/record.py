@@ -140,7 +140,7 @@ class Run:
         """Record numbers by name; a name used before gets the new value.
 
         Args:
-            **numbers: Numbers, strings, booleans, None, `Interval`s, numpy arrays and torch tensors, and lists, tuples
+            **numbers: Numbers, strings, booleans, None, `Interval` values, numpy arrays and torch tensors, and lists, tuples
                 and dicts of these. NaN and infinite numbers, which JSON does not know, become null, and the names
                 of such metrics are listed under "non_finite".
 
