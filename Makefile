@@ -29,11 +29,12 @@ full: $(READY)
 	$(BIN)/labs run --profile full
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.benchmarks
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/clean_notebooks.py
 
 clean:
 	rm -rf _build results .pytest_cache .hypothesis .ruff_cache

@@ -140,8 +140,8 @@ class Run:
         """Record numbers by name; a name used before gets the new value.
 
         Args:
-            **numbers: Numbers, strings, booleans, None, `Interval` values, numpy arrays and torch tensors, and lists, tuples
-                and dicts of these. NaN and infinite numbers, which JSON does not know, become null, and the names
+            **numbers: Numbers, strings, booleans, None, `Interval` values, numpy arrays and torch tensors, and lists,
+                tuples and dicts of these. NaN and infinite numbers, unknown to JSON, become null, and the names
                 of such metrics are listed under "non_finite".
 
         Raises:

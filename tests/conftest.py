@@ -21,6 +21,7 @@ from labutils.runner import Notebook, Project, Result, Run
 # Before any test imports torch: they run side by side, one thread each, and open no window.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 hypothesis.settings.register_profile("lab", deadline=None, database=None, derandomize=True)

@@ -233,7 +233,7 @@ def test_the_device_is_for_notebooks_that_have_one_and_keeps_the_name(three: Tin
 
 LOOK = (
     "import json, os, pathlib\n"
-    "keys = ('LABUTILS_RUN', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS')\n"
+    "keys = ('LABUTILS_RUN', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_WAIT_POLICY')\n"
     "seen = {'n': n, 'cwd': os.getcwd(), **{key: os.environ[key] for key in keys}}\n"
     "data = [{'name': 'mnist', 'fingerprint': '', 'file': str(pathlib.Path('mnist.npz').absolute())}]\n"
     "out = pathlib.Path(os.environ['LABUTILS_RUN_DIR'])\n"
@@ -255,7 +255,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyLab, list, l
     events: list[Event] = []
     runs = [lab.run(name) for name in ("11", "12:d1", "13", "11:d1-big")]
     with pytest.MonkeyPatch.context() as patch:
-        for name in runner.THREAD_VARIABLES:
+        for name in (*runner.THREAD_VARIABLES, "OMP_WAIT_POLICY"):
             patch.delenv(name, raising=False)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         results = runner.execute(lab.project, runs, lab.results, jobs=min(2, cores), on_event=events.append)
@@ -300,6 +300,7 @@ def test_a_run_has_its_parameters_environment_and_folder(finished) -> None:
             "n": n,
             "cwd": str(lab.project.notebooks),
             "LABUTILS_RUN": name,
+            "OMP_WAIT_POLICY": "PASSIVE",
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
         }
