@@ -34,7 +34,7 @@ from labutils.models import ACTIVATIONS
 # CIFAR-sized convolutions up to twice as fast alone. What decides is whether a batch's activations fit the cache.
 _CPU_BYTES_PER_THREAD = 2 << 20
 _CUDA_BYTES = 4 << 30
-_EVALUATION_BATCH = 1000
+_EVALUATION_BATCH = 200  # larger ones leave the cache and take up to twice as long
 
 PerModel = float | Sequence[float]
 """One value for all networks, or one for each."""
