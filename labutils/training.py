@@ -137,7 +137,8 @@ class Stack:
             own: whether every network has a batch of its own.
 
         Returns:
-            Mean losses (K,) before any step, and the share (K,) of examples classified correctly (NaN for targets).
+            Mean losses (K,) before any step, and the share (K,) of examples classified correctly (NaN for targets),
+            both float64.
         """
         losses, accuracies = [], []
         for chunk in self._chunks:
@@ -147,7 +148,7 @@ class Stack:
             gradients = torch.autograd.grad(values.sum(), chunk.parameters, materialize_grads=True)
             for mine, new in zip(chunk.gradients, gradients, strict=True):
                 mine.copy_(new)
-            losses.append(values.detach())
+            losses.append(values.detach().double())
             accuracies.append(_accuracies(outputs.detach(), target))
         return torch.cat(losses), torch.cat(accuracies)
 
@@ -279,8 +280,8 @@ def _losses(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
 
 def _accuracies(outputs: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
-        return torch.full((len(outputs),), math.nan, dtype=outputs.dtype, device=outputs.device)
-    return (outputs.argmax(1) == y).to(outputs.dtype).mean(1)
+        return torch.full((len(outputs),), math.nan, dtype=torch.float64, device=outputs.device)
+    return (outputs.argmax(1) == y).double().mean(1)
 
 
 @dataclass
@@ -590,7 +591,7 @@ def _train(
         for epoch in range(epochs + 1):
             if epoch > 0:
                 _set_mode(stack, training=True)
-                running = torch.zeros(2, len(stack), dtype=stack.dtype, device=stack.device)
+                running = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
                 for xb, yb in batches.epoch():
                     running += torch.stack(stack.backward(xb, yb, loss, own=own)) * yb.shape[own]
                     step.param_groups[0]["lr"] = rates * next(factors)
@@ -651,7 +652,7 @@ class _Recorder:
         return epoch in self.column
 
     def running(self, epoch: int, means: Tensor) -> None:
-        self._store("running", epoch - 1, epoch, *means.cpu().double().numpy())
+        self._store("running", epoch - 1, epoch, *means.cpu().numpy())
 
     def evaluated(self, epoch: int, results: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         for part, (loss, accuracy) in results.items():
@@ -687,7 +688,7 @@ def _evaluate(stack: Stack, x: Tensor, y: Tensor, loss: str) -> tuple[np.ndarray
     for start in range(0, len(x), _EVALUATION_BATCH):
         xb, yb = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
         outputs = stack.forward(xb)
-        totals += torch.stack([_losses(outputs, yb, loss), _accuracies(outputs, yb)]) * len(xb)
+        totals += torch.stack([_losses(outputs, yb, loss).double(), _accuracies(outputs, yb)]) * len(xb)
     values, accuracies = (totals / len(x)).cpu().numpy()
     return values, accuracies
 
