@@ -414,7 +414,7 @@ def heatmap(
     figure.draw_without_rendering()  # settles the layout, which decides how much room a cell has
     cell = ax.get_window_extent().width / matrix.shape[1] / (figure.dpi / 72)  # in points, as fonts
     width = 0.65  # of a character, relative to its height
-    size = mpl.rcParams["xtick.labelsize"]
+    size = ax.get_xticklabels()[0].get_fontsize()
     longest = max(len(str(name)) for name in xlabels)
     turned = longest > 3 and longest * width * size > cell
     if turned:

@@ -8,7 +8,6 @@ decodes them.
 from __future__ import annotations
 
 import contextlib
-import doctest
 import gc
 import gzip
 import hashlib
@@ -277,12 +276,6 @@ def start(process: subprocess.Popen[str]) -> None:
 
 def test_names():
     assert data.names() == ["digits", "shapes", "mnist", "fashion_mnist", "cifar10"]
-
-
-def test_docstring_examples():
-    result = doctest.testmod(data)
-    assert result.attempted >= 5
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize(

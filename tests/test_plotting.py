@@ -1,6 +1,5 @@
 """labutils.plotting: colors that everyone can tell apart, honest lines and bands, labels that do not overlap."""
 
-import doctest
 from itertools import combinations, pairwise
 from types import SimpleNamespace
 
@@ -58,12 +57,6 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 def drawn(ax, gid: str) -> dict[str, object]:
     ax.figure.draw_without_rendering()
     return {text.get_text(): text for text in ax.texts if text.get_gid() == gid}
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(plotting)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 # --- style

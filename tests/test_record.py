@@ -1,7 +1,6 @@
 """labutils.record: metrics.json, figures, verdicts and displays, and that nothing is left half-written."""
 
 import contextlib
-import doctest
 import json
 import os
 import platform
@@ -70,14 +69,6 @@ def labeled(xlabel: str = "epoch", ylabel: str = "loss"):
 def dataset(**changes) -> SimpleNamespace:
     part = {"name": "digits", "fingerprint": "ab12", "train": [0] * 5, "validation": [], "test": [0] * 2, "file": None}
     return SimpleNamespace(**(part | changes))
-
-
-def test_docstring_examples_run(monkeypatch):
-    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
-    monkeypatch.delenv("LABUTILS_RUN", raising=False)
-    result = doctest.testmod(record)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 # --- where, and what a run begins with

@@ -1,6 +1,5 @@
 """labutils.statistics against scipy's own intervals, closed forms and a coverage simulation."""
 
-import doctest
 from dataclasses import FrozenInstanceError
 from math import inf, sqrt
 
@@ -11,16 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from labutils import statistics
 from labutils.statistics import Interval, mean_interval, share_interval
 
 numbers = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(statistics)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @given(values=numbers, confidence=st.floats(0.5, 0.999))
