@@ -12,6 +12,8 @@ keeps the processor busy by itself.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import os
 import sys
@@ -35,6 +37,7 @@ from labutils.models import ACTIVATIONS
 # convolutions, which gain less from company, are given less of it.
 _CPU_BYTES_PER_THREAD = {"dense": 4 << 20, "convolutional": 2 << 20}
 _CUDA_BYTES = 4 << 30
+_COPIES, _COPIES_BYTES = 64, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
 _EVALUATION_BATCH = 200  # larger ones leave the cache and take up to twice as long
 
 PerModel = float | Sequence[float]
@@ -133,7 +136,8 @@ class Stack:
 
         Args:
             x: (N, ...) examples for all networks; with `own`, (K, N, ...).
-            y: labels (N,) int64, or targets (N, outputs); with `own`, with a leading K.
+            y: labels (N,) int64, or targets (N, outputs); with `own`, with a leading K. Labels (K, N) also go with
+                shared examples: then each network has its own.
             loss: "cross_entropy" or "mse", see `fit`.
             own: whether every network has a batch of its own.
 
@@ -144,7 +148,7 @@ class Stack:
         losses, accuracies = [], []
         for chunk in self._chunks:
             outputs = self._outputs(chunk, _of(chunk, x, own), own)
-            target = _of(chunk, y, own)
+            target = _of(chunk, y, y.dim() > 1 + y.is_floating_point())
             values = _losses(outputs, target, loss)
             gradients = torch.autograd.grad(values.sum(), chunk.parameters, materialize_grads=True)
             for mine, new in zip(chunk.gradients, gradients, strict=True):
@@ -335,6 +339,7 @@ def fit(
     gamma: float = 0.1,
     loss: str = "cross_entropy",
     augment: bool = False,
+    labels: Tensor | None = None,
     seed: int | Sequence[int] = 0,
     evaluate_every: int = 1,
     on_epoch: Callable[[int, Stack], None] | None = None,
@@ -364,6 +369,8 @@ def fit(
         gamma: factor of such a step.
         loss: "cross_entropy" on labels, or "mse", the mean over outputs and examples, on targets or one-hot labels.
         augment: randomly crop (padding 4, reflected) and flip each batch of images, see `crop_and_flip`.
+        labels: (K, N) int64, each network's own labels of the training part, in place of the data set's: the same
+            images, differently labeled.
         seed: seed of the order of the examples and of augmentation; one value for all (every network then sees the
             same batches) or one for each.
         evaluate_every: epochs between two evaluations; the start and the last epoch are always evaluated. 0 evaluates
@@ -406,6 +413,8 @@ def fit(
     batch_sizes = _per_model("batch_size", batch_size, len(networks))
     _check_same_architecture(networks)
     parts = _parts(dataset, loss, augment, next(networks[0].parameters()).dtype, device)
+    if labels is not None:
+        parts["train"] = parts["train"][0], _own_labels(labels, len(networks), *parts["train"])
     settings = {
         "parts": parts, "epochs": epochs, "optimizer": optimizer, "nesterov": nesterov, "loss": loss,
         "schedule": schedule, "step_size": step_size, "gamma": gamma, "augment": augment,
@@ -420,6 +429,9 @@ def fit(
     for size in dict.fromkeys(batch_sizes):
         rows = [i for i, b in enumerate(batch_sizes) if b == size]
         own = {name: [value[i] for i in rows] for name, value in per_model.items()}
+        if labels is not None:
+            x, y = parts["train"]
+            settings["parts"] = parts | {"train": (x, y[rows])}
         histories.append((rows, _train([networks[i] for i in rows], batch_size=size, **own, **settings)))
     return _merge(histories)
 
@@ -440,7 +452,8 @@ def evaluate(
         device: where to compute.
 
     Returns:
-        Loss (K,), the mean over examples, and accuracy (K,), NaN for regression.
+        Loss (K,), the mean over examples, and accuracy (K,), NaN for regression. The networks are evaluated in eval
+        mode, and are left as they were.
 
     Example:
         >>> from labutils import models
@@ -452,8 +465,60 @@ def evaluate(
     _check_choice("loss", loss, ("cross_entropy", "mse"))
     _check_same_architecture(networks)
     x, y = _convert("data", data, loss, next(networks[0].parameters()).dtype, device)
-    with Stack(networks, example=x[:1], batch_size=min(len(x), _EVALUATION_BATCH), device=device) as stack:
-        values, accuracies = _evaluate(stack, x, y, loss)
+    size = min(len(x), _EVALUATION_BATCH)
+    with _evaluating(networks), Stack(networks, example=x[:1], batch_size=size, device=device) as stack:
+        return _evaluate(stack, x, y, loss)
+
+
+def evaluate_weights(
+    model: nn.Module,
+    weights: Tensor,
+    data: Split | tuple[Tensor, Tensor],
+    *,
+    loss: str = "cross_entropy",
+    device: str | torch.device = "cpu",
+    progress: bool | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the mean loss and the accuracy that a network has with other weights: along a path, on a surface.
+
+    Args:
+        model: the network; its own weights are left alone, its buffers (such as batch normalization's) are used.
+        weights: (..., P), flattened in the order of `model.parameters()`, as in `Stack.weights` and `Checkpoints`.
+        data: a part of a `Dataset`, or a pair of tensors as for `fit`.
+        loss: "cross_entropy" or "mse".
+        device: where to compute.
+        progress: whether to show a bar; None shows one where somebody watches.
+
+    Returns:
+        Loss and accuracy, each (...).
+
+    Raises:
+        ValueError: the last dimension of weights is not the number of the network's parameters.
+
+    Example:
+        >>> from labutils import models
+        >>> model, data = models.mlp((1, 1)), (torch.ones(3, 1), torch.zeros(3, 1))
+        >>> evaluate_weights(model, torch.tensor([[0.0, 0.0], [1.0, 1.0]]), data, loss="mse")[0]  # w x + b
+        array([0., 4.])
+    """
+    _check_choice("loss", loss, ("cross_entropy", "mse"))
+    dtype, count = next(model.parameters()).dtype, sum(p.numel() for p in model.parameters())
+    if weights.numel() == 0 or weights.shape[-1] != count:
+        raise ValueError(f"weights of shape {tuple(weights.shape)}: (..., {count}) are needed, one set or more")
+    x, y = _convert("data", data, loss, dtype, device)
+    rows = weights.reshape(-1, count)
+    # The copies serve again and again, so that a large surface needs no more memory than a small one.
+    at_once = min(len(rows), _COPIES, max(1, _COPIES_BYTES // (count * dtype.itemsize)))
+    copies = [copy.deepcopy(model) for _ in range(at_once)]
+    results, size = np.empty((2, len(rows))), min(len(x), _EVALUATION_BATCH)
+    bar = tqdm(total=len(rows), unit="point", disable=not (_watched() if progress is None else progress), leave=False)
+    with _evaluating(copies), Stack(copies, example=x[:1], batch_size=size, device=device) as stack, bar:
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            stack.weights[: len(part)].copy_(part)
+            results[:, start : start + at_once] = np.stack(_evaluate(stack, x, y, loss))[:, : len(part)]
+            bar.update(len(part))
+    values, accuracies = results.reshape(2, *weights.shape[:-1])
     return values, accuracies
 
 
@@ -599,7 +664,7 @@ def _train(
                 _set_mode(stack, training=True)
                 running = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
                 for xb, yb in batches.epoch():
-                    running += torch.stack(stack.backward(xb, yb, loss, own=own)) * yb.shape[own]
+                    running += torch.stack(stack.backward(xb, yb, loss, own=own)) * xb.shape[own]
                     step.param_groups[0]["lr"] = rates * next(factors)
                     step.step()
                 record.running(epoch, running / len(x))
@@ -618,6 +683,7 @@ class _Batches:
 
     def __init__(self, x: Tensor, y: Tensor, size: int, seeds: list[int], augment: bool) -> None:
         self.x, self.y, self.size, self.augment = x, y, size, augment
+        self.own_labels = y.dim() > 1 and not y.is_floating_point()  # (K, N)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __len__(self) -> int:
@@ -634,8 +700,11 @@ class _Batches:
             x = [self.x.index_select(0, index) for index in chosen]
             if self.augment:
                 x = [crop_and_flip(batch, g) for batch, g in zip(x, self.generators, strict=True)]
-            y = [self.y.index_select(0, index) for index in chosen]
-            yield (x[0], y[0]) if len(x) == 1 else (torch.stack(x), torch.stack(y))
+            if len(x) == 1:
+                yield x[0], self.y.index_select(int(self.own_labels), chosen[0])
+                continue
+            labels = self.y if self.own_labels else [self.y] * len(x)
+            yield torch.stack(x), torch.stack([y.index_select(0, i) for y, i in zip(labels, chosen, strict=True)])
 
 
 class _Recorder:
@@ -692,11 +761,25 @@ def _merge(histories: list[tuple[list[int], History]]) -> History:
 def _evaluate(stack: Stack, x: Tensor, y: Tensor, loss: str) -> tuple[np.ndarray, np.ndarray]:
     totals = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
     for start in range(0, len(x), _EVALUATION_BATCH):
-        xb, yb = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
+        batch = slice(start, start + _EVALUATION_BATCH)
+        xb, yb = x[batch], y[batch] if y.dim() == 1 or y.is_floating_point() else y[:, batch]
         outputs = stack.forward(xb)
         totals += torch.stack([_losses(outputs, yb, loss).double(), _accuracies(outputs, yb)]) * len(xb)
     values, accuracies = (totals / len(x)).cpu().numpy()
     return values, accuracies
+
+
+@contextlib.contextmanager
+def _evaluating(networks: list[nn.Module]) -> Iterator[None]:
+    """Put networks, and every layer in them, into eval mode for a while."""
+    modes = [(layer, layer.training) for network in networks for layer in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def _set_mode(stack: Stack, *, training: bool) -> None:
@@ -784,6 +867,16 @@ def _parts(
     if augment and converted["train"][0].dim() != 4:
         raise ValueError(f"augment needs images (N, C, H, W); x is {tuple(converted['train'][0].shape)}")
     return converted
+
+
+def _own_labels(labels: Tensor, k: int, x: Tensor, y: Tensor) -> Tensor:
+    """Return the networks' own labels (K, N) on the device, checked."""
+    if y.is_floating_point() or labels.dtype != torch.int64 or labels.shape != (k, len(x)):
+        raise ValueError(
+            f"labels {tuple(labels.shape)} {labels.dtype}: {k} networks and {len(x)} labeled examples need"
+            f" ({k}, {len(x)}) int64"
+        )
+    return labels.to(y.device)
 
 
 def _convert(

@@ -250,6 +250,68 @@ def test_batch_sizes_may_differ() -> None:
         np.testing.assert_allclose(history.running_loss[k], own.running_loss[0], rtol=1e-10)
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("seed", [4, [4, 5, 6]])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_networks_with_labels_of_their_own_train_as_they_do_alone(kind: str, chunk: int, seed, loss: str) -> None:
+    x, y = make_data(kind)
+    labels = torch.stack([y, y.roll(1), (y + 1) % 3])
+    options = {"epochs": 3, "lr": 0.1, "batch_size": 16, "loss": loss}
+    together = training.fit(NETWORKS[kind](3), (x, y), labels=labels, seed=seed, chunk=chunk, **options)
+    for k, model in enumerate(NETWORKS[kind](3)):
+        alone = training.fit(model, (x, labels[k]), seed=seed if isinstance(seed, int) else seed[k], **options)
+        for name in ("train_loss", "train_accuracy", "running_loss", "running_accuracy"):
+            np.testing.assert_allclose(getattr(together, name)[k], getattr(alone, name)[0], rtol=1e-9, err_msg=name)
+
+
+def test_labels_of_their_own_go_with_batch_sizes_of_their_own() -> None:
+    x, y = make_data("mlp")
+    labels = torch.stack([y, y.roll(1), y.roll(2)])
+    sizes = [10, 40, 10]
+    together = training.fit(make_mlps(3), (x, y), labels=labels, epochs=3, lr=0.1, batch_size=sizes)
+    for k, model in enumerate(make_mlps(3)):
+        alone = training.fit(model, (x, labels[k]), epochs=3, lr=0.1, batch_size=sizes[k])
+        np.testing.assert_allclose(together.train_loss[k], alone.train_loss[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_evaluate_weights_is_evaluation_of_networks_with_these_weights(kind: str, monkeypatch) -> None:
+    data, networks = make_data(kind), NETWORKS[kind](7)
+    expected = training.evaluate(networks, data)
+    weights = torch.stack([flat(model) for model in networks])
+    subject = NETWORKS[kind](1)[0]
+    before = flat(subject)
+    for copies in (1, 3, 64):
+        monkeypatch.setattr(training, "_COPIES", copies)
+        loss, accuracy = training.evaluate_weights(subject, weights, data)
+        np.testing.assert_allclose(loss, expected[0], rtol=1e-12)
+        np.testing.assert_array_equal(accuracy, expected[1])
+    grid, _ = training.evaluate_weights(subject, weights[:6].view(2, 3, -1), data)
+    np.testing.assert_allclose(grid, loss[:6].reshape(2, 3))
+    single, _ = training.evaluate_weights(subject, weights[0], data)
+    assert single.shape == ()
+    assert torch.equal(flat(subject), before)
+    with pytest.raises(ValueError, match=r"weights of shape \(7, 3\)"):
+        training.evaluate_weights(subject, weights[:, :3], data)
+    with pytest.raises(ValueError, match="one set or more"):
+        training.evaluate_weights(subject, weights[:0], data)
+
+
+def test_evaluation_leaves_batch_normalization_and_modes_alone() -> None:
+    model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Dropout()).double()
+    model[0].eval()
+    x, y = make_data("mlp")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training.evaluate(model, (x, y))
+    training.evaluate_weights(model, flat(model), (x, y))
+    assert [layer.training for layer in model] == [False, True, True]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    model.eval()
+    assert training.evaluate(model, (x, y))[0] == pytest.approx(F.cross_entropy(model(x), y).item())
+
+
 def test_mse_on_labels_is_mse_on_one_hot() -> None:
     x, y = make_data("mlp")
     a, b = make_mlps(1)[0], make_mlps(1)[0]
@@ -402,6 +464,9 @@ X, Y = make_data("mlp")
         ({"dataset": (X[:0], Y[:0])}, "train: 0 examples"),
         ({"dataset": (X, X)}, "cross-entropy takes labels"),
         ({"dataset": (X, X[:, 0]), "loss": "mse"}, r"targets must be \(N, outputs\)"),
+        ({"labels": Y}, r"labels \(40,\) torch.int64: 2 networks and 40 labeled examples need \(2, 40\) int64"),
+        ({"labels": torch.stack([Y, Y]).double()}, r"labels \(2, 40\) torch.float64"),
+        ({"labels": torch.stack([Y, Y]), "dataset": (X, X), "loss": "mse"}, r"need \(2, 40\) int64"),
         ({"batch_size": [4, 5], "on_epoch": lambda _e, _s: None}, "on_epoch sees one stack"),
     ],
 )
