@@ -419,7 +419,7 @@ def fit(
         "parts": parts, "epochs": epochs, "optimizer": optimizer, "nesterov": nesterov, "loss": loss,
         "schedule": schedule, "step_size": step_size, "gamma": gamma, "augment": augment,
         "evaluate_every": evaluate_every, "on_epoch": on_epoch, "device": device, "chunk": chunk,
-        "progress": _watched() if progress is None else progress,
+        "progress": watched() if progress is None else progress,
     }  # fmt: skip
     if len(set(batch_sizes)) == 1:
         return _train(networks, batch_size=batch_sizes[0], **per_model, **settings)
@@ -466,7 +466,7 @@ def evaluate(
     _check_same_architecture(networks)
     x, y = _convert("data", data, loss, next(networks[0].parameters()).dtype, device)
     size = min(len(x), _EVALUATION_BATCH)
-    with _evaluating(networks), Stack(networks, example=x[:1], batch_size=size, device=device) as stack:
+    with eval_mode(*networks), Stack(networks, example=x[:1], batch_size=size, device=device) as stack:
         return _evaluate(stack, x, y, loss)
 
 
@@ -511,8 +511,8 @@ def evaluate_weights(
     at_once = min(len(rows), _COPIES, max(1, _COPIES_BYTES // (count * dtype.itemsize)))
     copies = [copy.deepcopy(model) for _ in range(at_once)]
     results, size = np.empty((2, len(rows))), min(len(x), _EVALUATION_BATCH)
-    bar = tqdm(total=len(rows), unit="point", disable=not (_watched() if progress is None else progress), leave=False)
-    with _evaluating(copies), Stack(copies, example=x[:1], batch_size=size, device=device) as stack, bar:
+    bar = tqdm(total=len(rows), unit="point", disable=not (watched() if progress is None else progress), leave=False)
+    with eval_mode(*copies), Stack(copies, example=x[:1], batch_size=size, device=device) as stack, bar:
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             stack.weights[: len(part)].copy_(part)
@@ -520,6 +520,28 @@ def evaluate_weights(
             bar.update(len(part))
     values, accuracies = results.reshape(2, *weights.shape[:-1])
     return values, accuracies
+
+
+@contextlib.contextmanager
+def eval_mode(*networks: nn.Module) -> Iterator[None]:
+    """Put networks, and every layer in them, into eval mode for a while; then each layer is as it was before.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with eval_mode(layer):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
+    modes = [(layer, layer.training) for network in networks for layer in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 class Checkpoints:
@@ -556,6 +578,18 @@ class Checkpoints:
     def weights(self) -> Tensor:
         """The weights taken so far, (K, checkpoints, P)."""
         return torch.stack(self._weights, dim=1)
+
+
+def watched() -> bool:
+    """Whether somebody sees a progress bar: in a terminal or a notebook in use, not in a headless run.
+
+    Example:
+        >>> isinstance(watched(), bool)
+        True
+    """
+    if "LABUTILS_RUN_DIR" in os.environ:
+        return False
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4) -> Tensor:
@@ -769,19 +803,6 @@ def _evaluate(stack: Stack, x: Tensor, y: Tensor, loss: str) -> tuple[np.ndarray
     return values, accuracies
 
 
-@contextlib.contextmanager
-def _evaluating(networks: list[nn.Module]) -> Iterator[None]:
-    """Put networks, and every layer in them, into eval mode for a while."""
-    modes = [(layer, layer.training) for network in networks for layer in network.modules()]
-    try:
-        for network in networks:
-            network.eval()
-        yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
-
-
 def _set_mode(stack: Stack, *, training: bool) -> None:
     for model in stack.models:
         model.train(training)
@@ -894,10 +915,3 @@ def _convert(
     if y.is_floating_point() and y.dim() != 2:
         raise ValueError(f"{name}: targets must be (N, outputs), y is {tuple(y.shape)}; unsqueeze(1) makes one output")
     return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else torch.int64)
-
-
-def _watched() -> bool:
-    """Whether somebody sees a progress bar: in a terminal or a notebook in use, not in a headless run."""
-    if "LABUTILS_RUN_DIR" in os.environ:
-        return False
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
