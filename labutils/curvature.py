@@ -102,18 +102,20 @@ def hessian(loss: Loss, models: Models) -> Tensor:
     gradients = torch.autograd.grad(values.sum(), parameters, create_graph=True, materialize_grads=True)
     k, sizes = len(networks), [p[0].numel() for p in parameters]
     upper = parameters[0].new_zeros(k, sum(sizes), sum(sizes))
-    row = 0
+    starts, row = np.cumsum([0, *sizes]).tolist(), 0
     for i, (gradient, size) in enumerate(zip(gradients, sizes, strict=True)):
-        column, rest = row, parameters[i:]
+        rest = parameters[i:]
         basis = torch.eye(size, dtype=gradient.dtype, device=gradient.device)
         for vectors in basis.view(size, 1, *gradient.shape[1:]).split(max(1, _PRODUCTS // k)):
             vectors = vectors.expand(-1, *gradient.shape)
             if gradient.requires_grad:  # not so where it is constant, as for a loss linear in the parameter
                 products = torch.autograd.grad(
-                    gradient, rest, vectors, retain_graph=True, is_grads_batched=True, materialize_grads=True
+                    gradient, rest, vectors, retain_graph=True, is_grads_batched=True, allow_unused=True
                 )
-                rows = torch.cat([p.flatten(2) for p in products], dim=2)
-                upper[:, row : row + len(vectors), column:] = rows.transpose(0, 1)
+                for start, p, product in zip(starts[i:-1], rest, products, strict=True):
+                    if product is not None:  # as where the two parameters do not meet
+                        block = product.flatten(2).transpose(0, 1)
+                        upper[:, row : row + len(vectors), start : start + p[0].numel()] = block
             row += len(vectors)
     matrix = upper.triu() + upper.triu(1).mT
     return matrix if many else matrix[0]

@@ -49,7 +49,7 @@ def side_by_side(a: Callable[[], object], b: Callable[[], object], *, rounds: in
     try:
         for i in range(rounds):
             pair = (a, b) if i % 2 == 0 else (b, a)
-            times = [_seconds(call) for call in pair]
+            times = [seconds(call) for call in pair]
             ratios.append(times[0] / times[1] if i % 2 == 0 else times[1] / times[0])
     finally:
         if enabled:
@@ -57,7 +57,8 @@ def side_by_side(a: Callable[[], object], b: Callable[[], object], *, rounds: in
     return statistics.median(ratios)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
