@@ -10,7 +10,6 @@ Second derivatives amplify rounding: for eigenvalues near zero, use float64 netw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +68,7 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
             norms = gradient_norm(stack, x, y, loss)
         return float(norms[0]) if isinstance(models, nn.Module) else norms
     total = torch.zeros_like(models.gradients)
-    for xb, yb in _batches(x, y):
+    for xb, yb in _batches(x.to(models.device, models.dtype), y.to(models.device)):
         models.backward(xb, yb, loss)
         total += models.gradients * (len(xb) / len(x))
     return total.norm(dim=1).double().cpu().numpy()
@@ -143,7 +142,7 @@ def gauss_newton(models: Models, x: Tensor) -> Tensor:
         tensor([[18.]])
     """
     many = not isinstance(models, nn.Module)
-    j = _jacobian(list(models) if many else [models], x)
+    j = _jacobian(*_flat(list(models) if many else [models]), x)
     matrix = 2 / j.shape[1] * (j.mT @ j)
     return matrix if many else matrix[0]
 
@@ -426,7 +425,10 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
     if not rho > 0 or steps < 1:
         raise ValueError(f"rho = {rho}, steps = {steps}: both must be positive")
     weights = parameters_to_vector(model.parameters()).detach()
-    value = partial(_loss_of_weights, loss, model)
+
+    def value(flat: Tensor) -> Tensor:
+        return _one_number(loss(_With.flat(model, flat)))
+
     base = highest = value(weights).item()
     u = torch.zeros_like(weights, requires_grad=True)
     for step in range(steps + 1):
@@ -543,38 +545,32 @@ def levenberg_marquardt(
     _check_examples(x, y)
     if not y.is_floating_point() or y.dim() != 2:
         raise ValueError(f"targets must be (N, outputs), y is {tuple(y.shape)} {y.dtype}")
-    names = [name for name, _ in models[0].named_parameters()]
-    shapes = [p.shape for p in models[0].parameters()]
-    sizes = [shape.numel() for shape in shapes]
-    weights = torch.stack([parameters_to_vector(m.parameters()).detach() for m in models])
+    model, weights = _flat(models)
 
     def residuals(flat: Tensor) -> Tensor:
-        parameters = {n: p.view(s) for n, p, s in zip(names, flat.split(sizes), shapes, strict=True)}
-        return (functional_call(models[0], parameters, (x,)) - y).flatten()
+        return (_With.flat(model, flat)(x) - y).flatten()
 
     norms = np.empty((len(models), steps + 1))
     r, mu, largest = vmap(residuals)(weights), None, None
     for step in range(steps + 1):
-        for model, flat in zip(models, weights, strict=True):
-            vector_to_parameters(flat, model.parameters())
-        j = _jacobian(models, x)
+        j = _jacobian(model, weights, x)
         slope = (j.mT @ r.unsqueeze(2)).squeeze(2)
         norm = slope.norm(dim=1) * 2 / r.shape[1]
         norms[:, step] = norm.cpu().numpy()
         if step == steps or not (norm > tolerance).any():
             norms[:, step:] = norms[:, step : step + 1]
             break
-        normal = j.mT @ j
         if mu is None:
-            largest = normal.diagonal(dim1=1, dim2=2).amax(1)
+            largest = j.square().sum(1).amax(1)  # the diagonal of JᵀJ
             mu = damping * largest
-        damped = normal + torch.diag_embed(mu.unsqueeze(1).expand_as(weights))
-        candidate = weights - torch.linalg.solve(damped, slope.unsqueeze(2)).squeeze(2)
+        candidate = weights - _damped_least_squares(j, r, mu)
         new = vmap(residuals)(candidate)
         better = (new.square().sum(1) < r.square().sum(1)) & (norm > tolerance)
         weights = torch.where(better.unsqueeze(1), candidate, weights)
         r = torch.where(better.unsqueeze(1), new, r)
         mu = torch.where(better, mu / 3, mu * 3).clamp(1e-14 * largest, 1e14 * largest)
+    for network, flat in zip(models, weights, strict=True):
+        vector_to_parameters(flat.clone(), network.parameters())
     return norms
 
 
@@ -600,20 +596,18 @@ def _losses(loss: Loss, networks: Sequence[nn.Module], parameters: Sequence[Tens
     return vmap(value)(*stacked)
 
 
-def _loss_of_weights(loss: Loss, model: nn.Module, weights: Tensor) -> Tensor:
-    """Return the loss that a network would have with flat weights (P,)."""
-    parameters = {}
-    for name, p in model.named_parameters():
-        part, weights = weights[: p.numel()], weights[p.numel() :]
-        parameters[name] = part.view(p.shape)
-    return _one_number(loss(_With(model, parameters)))
-
-
 class _With:
     """A network with other parameters, called as the network is."""
 
     def __init__(self, model: nn.Module, parameters: dict[str, Tensor]) -> None:
         self._model, self._parameters = model, parameters
+
+    @classmethod
+    def flat(cls, model: nn.Module, weights: Tensor) -> _With:
+        """Return the network with flattened weights (P,)."""
+        names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
+        parts = weights.split([shape.numel() for shape in shapes])
+        return cls(model, {n: part.view(s) for n, part, s in zip(names, parts, shapes, strict=True)})
 
     def __call__(self, x: Tensor) -> Tensor:
         with eval_mode(self._model):
@@ -631,18 +625,28 @@ def _one_number(value: Tensor) -> Tensor:
     return value
 
 
-def _jacobian(networks: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Return the derivatives (K, N · outputs, P) of networks' outputs by their parameters."""
-    names = [name for name, _ in networks[0].named_parameters()]
-    each = [list(network.parameters()) for network in networks]
-    stacked = [torch.stack([p.detach() for p in group]) for group in zip(*each, strict=True)]
+def _flat(networks: Sequence[nn.Module]) -> tuple[nn.Module, Tensor]:
+    """Return one of the networks, to compute with, and all networks' weights (K, P)."""
+    return networks[0], torch.stack([parameters_to_vector(n.parameters()).detach() for n in networks])
 
-    def outputs(own: list[Tensor], example: Tensor) -> Tensor:
-        own_by_name = dict(zip(names, own, strict=True))
-        return functional_call(networks[0], own_by_name, (example.unsqueeze(0),)).flatten()
 
-    parts = vmap(vmap(jacrev(outputs), (None, 0)), (0, None))(stacked, x)
-    return torch.cat([part.flatten(3) for part in parts], dim=3).flatten(1, 2)
+def _damped_least_squares(j: Tensor, r: Tensor, mu: Tensor) -> Tensor:
+    """Solve (JᵀJ + μI) δ = Jᵀr for δ (K, P), given J (K, R, P), r (K, R) and μ (K,)."""
+    r, mu = r.unsqueeze(2), mu.view(-1, 1, 1)
+    if j.shape[1] < j.shape[2]:  # the same from the smaller matrix, as Jᵀ (JJᵀ + μI)⁻¹ r
+        gram = j @ j.mT
+        return (j.mT @ torch.linalg.solve(gram + mu * torch.eye(len(gram[0])).to(j), r)).squeeze(2)
+    gram = j.mT @ j
+    return torch.linalg.solve(gram + mu * torch.eye(len(gram[0])).to(j), j.mT @ r).squeeze(2)
+
+
+def _jacobian(model: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
+    """Return the derivatives (K, N · outputs, P) of a network's outputs by its weights, for K of these."""
+
+    def outputs(flat: Tensor, example: Tensor) -> Tensor:
+        return _With.flat(model, flat)(example.unsqueeze(0)).flatten()
+
+    return vmap(vmap(jacrev(outputs), (None, 0)), (0, None))(weights, x).flatten(1, 2)
 
 
 def _write_back(networks: Sequence[nn.Module], parameters: Sequence[Tensor]) -> None:

@@ -369,8 +369,9 @@ def test_levenberg_marquardt_recovers_a_teacher() -> None:
     assert (after < 1e-8 * before).all()
 
 
-def test_a_step_of_levenberg_marquardt_solves_the_damped_least_squares() -> None:
-    x, y = points()
+@pytest.mark.parametrize("n", [4, 20])
+def test_a_step_of_levenberg_marquardt_solves_the_damped_least_squares(n: int) -> None:
+    x, y = points(n)
     model = models.mlp((3, 4, 2), "tanh").double()
     weights = parameters_to_vector(model.parameters()).detach().clone()
     outputs = [output for example in x for output in model(example[None])[0]]
