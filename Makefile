@@ -28,7 +28,9 @@ test: $(READY)
 full: $(READY)
 	$(BIN)/labs run --profile full
 
+# Its peers come with an extra of their own.
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.benchmarks
 
 format: $(READY)

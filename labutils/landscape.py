@@ -24,7 +24,8 @@ from labutils.training import eval_mode, evaluate_weights, watched
 
 _BLOCK = 1 << 14  # weights that are converted to float64 at once
 _WEIGHTED = (nn.Linear, nn.Conv2d)
-_ODD = (nn.Tanh, nn.Identity, *_WEIGHTED)  # f(−z) = −f(z): a unit may change its sign
+_ODD = (nn.Tanh, nn.Identity, nn.Flatten)  # f(−z) = −f(z): a unit may change its sign
+_PLANE_BYTES = 64 << 20  # weights of a surface that are held at once
 _ELEMENTWISE = tuple(ACTIVATIONS.values())
 _PERMUTABLE = (*_WEIGHTED, *_ELEMENTWISE, nn.Flatten, nn.MaxPool2d)
 
@@ -66,10 +67,10 @@ def interpolate(model_a: nn.Module, model_b: nn.Module, alphas: ArrayLike) -> li
         alphas: positions (M,), see `grid`.
 
     Returns:
-        M new networks; exactly `model_a` and `model_b` where α is 0 and 1.
+        M new networks; bit for bit `model_a` and `model_b` where α is 0 and 1.
 
     Raises:
-        ValueError: the networks differ in their parameters or buffers, or a position is not finite.
+        ValueError: the networks differ in architecture, parameters or buffers, or a position is not finite.
 
     Example:
         >>> a, b = nn.Linear(1, 1), nn.Linear(1, 1)
@@ -81,15 +82,15 @@ def interpolate(model_a: nn.Module, model_b: nn.Module, alphas: ArrayLike) -> li
     if alphas.ndim != 1 or not np.isfinite(alphas).all():
         raise ValueError(f"alphas of shape {alphas.shape}: finite positions (M,) are needed")
     a, b = model_a.state_dict(), model_b.state_dict()
-    described = [{name: tuple(value.shape) for name, value in state.items()} for state in (a, b)]
-    if described[0] != described[1]:
+    described = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in (a, b)]
+    if described[0] != described[1] or repr(model_a) != repr(model_b):
         names = [n for n in {**a, **b} if described[0].get(n) != described[1].get(n)]
-        raise ValueError(f"the two networks differ in {', '.join(names)}: a line needs one architecture")
+        raise ValueError(f"the two networks differ in {', '.join(names) or 'layers'}: a line needs one architecture")
     models = []
     for alpha in alphas.tolist():
         state = {}
         for name, value in a.items():
-            if value.is_floating_point():
+            if value.is_floating_point() and alpha not in (0, 1):
                 mixed = (1 - alpha) * value + alpha * b[name]
                 state[name] = mixed.clamp_min(0) if name.endswith("running_var") else mixed
             else:
@@ -139,9 +140,11 @@ def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: boo
     all units of a layer is a linear assignment problem.
 
     Args:
-        model: an `nn.Sequential` of dense and convolutional layers, elementwise activations, pooling and `Flatten`.
+        model: an `nn.Sequential` of dense and convolutional layers, elementwise activations, max-pooling and
+            `Flatten`; after the last dense layer, anything.
         reference: the network to match, of the same architecture.
-        x: examples (N, ...) to compare activations on; a few hundred will do.
+        x: examples (N, ...) to compare activations on; a few hundred will do. Units that are constant on them, such
+            as a ReLU that never fires, cannot be told apart and may come out in any order.
         signs: let a unit change its sign, too, where the activation is odd (tanh): its weights in and out are both
             multiplied by −1.
 
@@ -149,7 +152,7 @@ def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: boo
         A new network with permuted units.
 
     Raises:
-        ValueError: another kind of layer, or networks that differ.
+        ValueError: another kind of layer, networks that differ, or activations that are not finite.
 
     Source:
         Li et al. (2016), Convergent learning, section 3; Ainsworth et al. (2023), Git Re-Basin, section 3.1.
@@ -167,16 +170,19 @@ def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: boo
     """
     if repr(model) != repr(reference) or not isinstance(model, nn.Sequential):
         raise ValueError("two nn.Sequential networks of one architecture are needed")
-    for name, layer in model.named_children():
-        if not isinstance(layer, _PERMUTABLE) or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
-            raise ValueError(f"layer {name!r}, {layer}: its units cannot be permuted here")
-    matched = copy.deepcopy(model)
-    weighted = [i for i, layer in enumerate(matched) if isinstance(layer, _WEIGHTED)]
+    weighted = [i for i, layer in enumerate(model) if isinstance(layer, _WEIGHTED)]
+    for i, layer in enumerate(model[: weighted[-1] + 1] if weighted else model):
+        if not _can_permute(layer):
+            raise ValueError(f"layer {i}, {layer}: units cannot be permuted through it here")
+    matched, x = copy.deepcopy(model), x.to(next(model.parameters(), x))
     with torch.no_grad(), eval_mode(matched, reference):
         for i, after in pairwise(weighted):
+            between = matched[i + 1 : after]
+            if type(matched[i]) is not type(matched[after]) and not any(isinstance(m, nn.Flatten) for m in between):
+                raise ValueError(f"layers {i} and {after}, {matched[after]}: a Flatten is missing between them")
             end = i + 1 + isinstance(matched[i + 1], _ELEMENTWISE)  # units are compared after their activation
             similar = _correlation(_units(matched[:end], x), _units(reference[:end], x))
-            odd = isinstance(matched[end - 1], _ODD) and not any(isinstance(m, nn.MaxPool2d) for m in matched[i:after])
+            odd = all(isinstance(layer, _ODD) for layer in between)
             mine, other = linear_sum_assignment(similar.abs() if signs and odd else similar, maximize=True)
             order = torch.as_tensor(mine)[np.argsort(other)]
             sign = torch.ones(len(order))
@@ -228,7 +234,8 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
         The projection; each direction has its largest weight positive.
 
     Raises:
-        ValueError: no more points than directions, values that are not finite, or points that do not differ.
+        ValueError: weights of another shape or type, no more points than directions, values that are not finite, or
+            points that span fewer directions.
 
     Example:
         >>> steps = torch.arange(5.0).unsqueeze(1)
@@ -236,8 +243,11 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
         >>> (path.coordinates.ravel().round(6) + 0.0).tolist(), round(float(path.explained[0]), 6)
         ([-10.0, -5.0, 0.0, 5.0, 10.0], 1.0)
     """
-    if weights.dim() not in (2, 3):
-        raise ValueError(f"weights of shape {tuple(weights.shape)}: (points, P) or (paths, points, P) are needed")
+    if weights.dim() not in (2, 3) or not weights.is_floating_point():
+        raise ValueError(
+            f"weights {tuple(weights.shape)} {weights.dtype}: (points, P) or (paths, points, P), floating-point, are"
+            " needed"
+        )
     points = weights.detach().flatten(0, -2)
     n = len(points)
     if not 1 <= components < n:
@@ -327,8 +337,7 @@ def filter_normalized_directions(model: nn.Module, count: int = 2, *, seed: int 
         if p.dim() < 2:
             parts.append(torch.zeros_like(draw))
             continue
-        sizes = (tensor.flatten(-p.dim() + 1).norm(dim=-1, keepdim=True) for tensor in (p.detach(), draw))
-        size, drawn = sizes
+        size, drawn = p.detach().flatten(1).norm(dim=1, keepdim=True), draw.flatten(2).norm(dim=2, keepdim=True)
         parts.append(draw.flatten(2) * (size / drawn))
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
@@ -398,15 +407,22 @@ def loss_surface(
     if a.ndim != 1 or b.ndim != 1 or not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"positions of shape {a.shape} and {b.shape}: finite ones, (A,) and (B,), are needed")
     first, second = directions.to(weights)
-    along = torch.as_tensor(a).to(weights).unsqueeze(1) * first
-    # Row by row: a plane of a large network would not fit the memory at once.
-    bar = tqdm(b.tolist(), unit="row", disable=not (watched() if progress is None else progress), leave=False)
-    rows = [
-        evaluate_weights(model, origin + along + step * second, data, loss=loss, device=device, progress=False)
-        for step in bar
-    ]
-    losses, accuracies = (np.stack(values) for values in zip(*rows, strict=True))
+    along = origin + torch.as_tensor(a).to(weights).unsqueeze(1) * first  # (A, P)
+    across = torch.as_tensor(b).to(weights).view(-1, 1, 1) * second  # (B, 1, P)
+    # A plane of a large network would not fit the memory at once.
+    rows = across.split(max(1, _PLANE_BYTES // (along.numel() * along.itemsize)))
+    bar = tqdm(rows, unit="part", disable=not (watched() if progress is None else progress), leave=False)
+    parts = [evaluate_weights(model, along + row, data, loss=loss, device=device, progress=False) for row in bar]
+    losses, accuracies = (np.concatenate(values) for values in zip(*parts, strict=True))
     return Surface(a, b, losses, accuracies)
+
+
+def _can_permute(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1
+    if isinstance(layer, nn.Flatten):
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    return isinstance(layer, _PERMUTABLE)
 
 
 def _units(network: nn.Module, x: Tensor) -> Tensor:
@@ -416,9 +432,11 @@ def _units(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Return the correlations (units of a, units of b); 0 where a unit is constant."""
-    a, b = (units - units.mean(0) for units in (a.double(), b.double()))
+    """Return the correlations (units of a, units of b), on the CPU; 0 where a unit is constant."""
+    a, b = (units.double().cpu() - units.double().cpu().mean(0) for units in (a, b))
     a, b = (units / units.norm(dim=0).clamp_min(1e-300) for units in (a, b))
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("activations are NaN or infinite: a diverged network has no units to match")
     return a.T @ b
 
 
