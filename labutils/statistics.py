@@ -1,15 +1,18 @@
-"""Intervals for repeated seeds: one training is an anecdote.
+"""Intervals and tests for repeated seeds: one training is an anecdote.
 
 The unit is the training seed: one value (or one yes/no outcome) a seed goes in, an interval for what would be
-seen over all seeds comes out. Claims and the bands of figures rest on these two functions.
+seen over all seeds comes out. Claims and the bands of figures rest on `mean_interval` and `share_interval`; where a
+value belongs to a *pair* of seeds, `pair_effects` turns the pairs into one value a seed first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, inf, isfinite, log10, sqrt
+from math import atanh, floor, inf, isfinite, log10, sqrt, tanh
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
@@ -114,6 +117,219 @@ def share_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
     hits = int(outcomes.sum())
     exact = stats.binomtest(hits, outcomes.size).proportion_ci(confidence, method="exact")
     return Interval(hits / outcomes.size, float(exact.low), float(exact.high), outcomes.size, confidence)
+
+
+def pair_effects(values: ArrayLike) -> np.ndarray:
+    """Turn values of pairs of seeds into one value a seed, with the same mean and the right spread.
+
+    K seeds make K (K − 1) ordered pairs, but not as many independent observations: all pairs of one seed share it.
+    An interval over pairs would be far too narrow. These are the jackknife's pseudo-values: K times the mean over all
+    pairs, less K − 1 times the mean over the pairs without the seed. Their mean is the mean over pairs, and their t
+    interval (`mean_interval`) accounts for what the pairs have in common.
+
+    Args:
+        values: (K, K) value of each ordered pair of K ≥ 3 seeds. The diagonal is not looked at.
+
+    Returns:
+        (K,) one value a seed. A single one may lie outside the range of the pairs' values.
+
+    Raises:
+        ValueError: If values are not a square matrix of 3 seeds or more, or not finite off the diagonal.
+
+    Source:
+        Arvesen (1969), Jackknifing U-statistics, Annals of Mathematical Statistics 40, 2076-2100.
+
+    Example:
+        >>> pair_effects([[0, 1, 1], [1, 0, 0], [1, 0, 0]]).round(6).tolist()  # the third pair fails
+        [2.0, 0.0, 0.0]
+    """
+    v = np.array(values, dtype=np.float64)
+    if v.ndim != 2 or v.shape[0] != v.shape[1] or len(v) < 3:
+        raise ValueError(f"values must be (seeds, seeds) of 3 seeds or more, got shape {v.shape}")
+    np.fill_diagonal(v, 0.0)
+    if not np.isfinite(v).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(v))} pairs have NaN or infinite values")
+    k, total = len(v), v.sum()
+    without = (total - v.sum(0) - v.sum(1)) / ((k - 1) * (k - 2))
+    return k * total / (k * (k - 1)) - (k - 1) * without
+
+
+@dataclass(frozen=True)
+class Exceedance:
+    """Whether a mean lies above a threshold; from `exceeds`.
+
+    Attributes:
+        threshold: The value to exceed.
+        mean: Mean of the values.
+        low: Lower confidence limit: one-sided, so that the mean over all seeds lies above it with this confidence.
+        n: Number of values.
+        confidence: 1 less the significance level, such as 0.95.
+        t: The t statistic.
+        p: p-value of the one-sided t-test, H0: the mean is at most the threshold.
+        shapiro_p: p-value of Shapiro and Wilk's test; H0: the values are normal. None for fewer than 3 values and for
+            equal ones, where there is nothing to test.
+        wilcoxon_p: p-value of the one-sided signed-rank test, H0: the values lie symmetrically around a center of
+            the threshold or less. It cannot fall below 1/2ⁿ: fewer than 5 values never get below 0.05.
+
+    Example:
+        >>> print(exceeds([0.984, 0.983, 0.985, 0.982, 0.984], 0.98))
+        mean 0.9836 > 0.98 (95 % lower limit 0.9825): t(4) = 7.06, p = 0.0011; Shapiro p = 0.81, Wilcoxon p = 0.031
+    """
+
+    threshold: float
+    mean: float
+    low: float
+    n: int
+    confidence: float
+    t: float
+    p: float
+    shapiro_p: float | None
+    wilcoxon_p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the t-test rejects that the mean is at most the threshold."""
+        return self.p < 1 - self.confidence
+
+    def __str__(self) -> str:
+        sign = ">" if self.shown else "not shown to exceed"
+        normal = "not tested" if self.shapiro_p is None else f"p = {self.shapiro_p:.2g}"
+        return (
+            f"mean {self.mean:.4g} {sign} {self.threshold:g} ({100 * self.confidence:g} % lower limit {self.low:.4g}):"
+            f" t({self.n - 1}) = {self.t:.3g}, p = {self.p:.2g}; Shapiro {normal}, Wilcoxon p = {self.wilcoxon_p:.2g}"
+        )
+
+
+def exceeds(values: ArrayLike, threshold: float, confidence: float = 0.95) -> Exceedance:
+    """Test whether the mean over seeds exceeds a threshold: a one-sided t-test, with two checks beside it.
+
+    The t-test assumes values that are about normal, which matters with few of them. Shapiro and Wilk's test looks for
+    a contradiction (few values rarely show one), Wilcoxon's signed-rank test does without the assumption.
+
+    Args:
+        values: Numbers, shape (n,), one a seed, n ≥ 2.
+        threshold: The value to exceed, in the unit of the values.
+        confidence: 1 less the significance level.
+
+    Returns:
+        The test; `shown` says whether it shows that the mean exceeds the threshold.
+
+    Raises:
+        ValueError: If values are fewer than two, not one-dimensional or not finite, the threshold is not finite, or
+            confidence is not between 0 and 1.
+
+    Example:
+        >>> exceeds([0.981, 0.979, 0.983], 0.98).shown
+        False
+    """
+    _check_confidence(confidence)
+    if not isfinite(threshold):
+        raise ValueError(f"threshold = {threshold}: must be a finite number")
+    interval = mean_interval(values, confidence)  # checks the values
+    x = np.asarray(values, dtype=np.float64)
+    if x.size < 2:
+        raise ValueError("a single value says nothing about the spread: a test needs two seeds or more")
+    above, error = x - threshold, float(x.std(ddof=1) / sqrt(x.size))
+    if np.ptp(x) == 0 or error == 0:  # the limit of ever less spread
+        t = 0.0 if above[0] == 0 else float(np.copysign(inf, above[0]))
+        shapiro = None
+        low = interval.mean
+    else:
+        t = float(above.mean() / error)
+        shapiro = float(stats.shapiro((x - x.min()) / np.ptp(x)).pvalue) if x.size >= 3 else None
+        low = interval.mean - float(special.stdtrit(x.size - 1, confidence)) * error
+    p = float(stats.t.sf(t, x.size - 1))
+    return Exceedance(float(threshold), interval.mean, low, x.size, confidence, t, p, shapiro, _signed_rank_p(above))
+
+
+def _signed_rank_p(differences: np.ndarray) -> float:
+    """Return the exact p-value of the one-sided signed-rank test; for many values with ties, the normal one."""
+    d = differences[differences != 0]
+    if d.size == 0:
+        return 1.0
+    ranks = stats.rankdata(np.abs(d))
+    statistic = ranks[d > 0].sum()
+    if d.size > 50:
+        return float(stats.wilcoxon(d, alternative="greater", method="asymptotic").pvalue)
+    # All 2ⁿ signs are equally likely under H0. Ranks are halves at most: count the sums in units of one half.
+    sums = np.ones(1)
+    for rank in np.rint(2 * ranks).astype(int):
+        sums = (np.pad(sums, (0, rank)) + np.pad(sums, (rank, 0))) / 2
+    return float(min(sums[round(2 * statistic) :].sum(), 1.0))
+
+
+def pearson_table(
+    data: pd.DataFrame | Mapping[str, ArrayLike],
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Return Pearson's and Spearman's correlation of each row variable with each column variable, with intervals.
+
+    The intervals are those of Fisher's z: atanh r is about normal with standard error 1/√(n − 3); for Spearman's ρ,
+    √((1 + ρ²/2) / (n − 3)). They rest on independent observations, so give one row a training: repeated
+    measurements of one training are not.
+
+    Args:
+        data: Numbers by variable name, each (n,), n ≥ 4: one value a training.
+        rows: Variables to correlate; all by default.
+        columns: Variables to correlate them with; all by default.
+        confidence: Coverage of each single interval, between 0 and 1. Of many intervals, some miss.
+
+    Returns:
+        One line for each pair, indexed by (row, column), with the columns n, r, r_low, r_high, rho, rho_low and
+        rho_high. `table["r"].unstack()` makes a matrix of it, in alphabetical order.
+
+    Raises:
+        ValueError: If a variable is unknown, not (n,) with n ≥ 4, constant, or not finite; the message names it.
+
+    Source:
+        Fisher (1915, 1921); for Spearman's ρ, Bonett and Wright (2000), Psychometrika 65, 23-28.
+
+    Example:
+        >>> table = pearson_table({"lr": [1, 2, 3, 4, 5], "loss": [9, 7, 8, 3, 2]}, ["lr"], ["loss"])
+        >>> table.round(2).to_dict("records")[0]["r"]
+        -0.91
+    """
+    _check_confidence(confidence)
+    frame = pd.DataFrame({name: _variable(name, data[name]) for name in data})
+    chosen = [list(frame) if names is None else list(names) for names in (rows, columns)]
+    for name in [name for names in chosen for name in names]:
+        if name not in frame:
+            raise ValueError(f"unknown variable {name!r}; there are {', '.join(map(repr, frame))}")
+        if frame[name].nunique() < 2:
+            raise ValueError(f"{name!r} is constant: its correlations are undefined")
+    n = len(frame)
+    pearson, spearman = frame.corr(), frame.corr("spearman")
+    width = float(special.ndtri((1 + confidence) / 2)) / sqrt(n - 3)
+    lines = {}
+    for row in chosen[0]:
+        for column in chosen[1]:
+            r, rho = (min(max(float(m.loc[row, column]), -1.0), 1.0) for m in (pearson, spearman))
+            limits = [*_fisher(r, width), *_fisher(rho, width * sqrt(1 + rho**2 / 2))]
+            lines[row, column] = [n, r, *limits[:2], rho, *limits[2:]]
+    names = ["n", "r", "r_low", "r_high", "rho", "rho_low", "rho_high"]
+    index = pd.MultiIndex.from_tuples(list(lines), names=["row", "column"])
+    return pd.DataFrame(list(lines.values()), index, names).astype({"n": int})
+
+
+def _variable(name: str, values: ArrayLike) -> np.ndarray:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.size < 4:
+        raise ValueError(f"{name!r} must be (n,) with 4 values or more, one a training, got shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"{name!r} has {np.count_nonzero(~np.isfinite(x))} NaN or infinite values: decide first what a diverged"
+            " training counts as"
+        )
+    return x
+
+
+def _fisher(r: float, width: float) -> tuple[float, float]:
+    """Return tanh(atanh r ± width)."""
+    if abs(r) == 1:
+        return r, r
+    return tanh(atanh(r) - width), tanh(atanh(r) + width)
 
 
 def _one_dimensional(values: np.ndarray) -> np.ndarray:

@@ -1,16 +1,19 @@
-"""labutils.statistics against scipy's own intervals, closed forms and a coverage simulation."""
+"""labutils.statistics against scipy's own intervals and tests, closed forms and coverage simulations."""
 
+import warnings
 from dataclasses import FrozenInstanceError
+from itertools import permutations, product
 from math import inf, sqrt
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from labutils.statistics import Interval, mean_interval, share_interval
+from labutils.statistics import Interval, exceeds, mean_interval, pair_effects, pearson_table, share_interval
 
 numbers = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
 
@@ -149,3 +152,205 @@ def test_an_interval_prints_the_digits_that_it_knows(interval, text):
 def test_an_interval_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         mean_interval([1.0, 2.0]).mean = 5.0
+
+
+# --- Pairs of seeds -----------------------------------------------------------------------------------------------
+
+
+@given(k=st.integers(3, 12), seed=st.integers(0, 10**6))
+def test_pair_effects_are_the_jackknifes_pseudo_values(k, seed):
+    values = np.random.default_rng(seed).normal(size=(k, k))
+    np.fill_diagonal(values, np.nan)
+
+    def mean_over(kept):
+        return np.mean([values[a, b] for a, b in permutations(kept, 2)])
+
+    everyone = set(range(k))
+    expected = [k * mean_over(everyone) - (k - 1) * mean_over(everyone - {i}) for i in everyone]
+    np.testing.assert_allclose(pair_effects(values), expected, atol=1e-12)
+    assert pair_effects(values).mean() == pytest.approx(mean_over(everyone))
+
+
+def test_pair_effects_of_a_sum_over_two_seeds_are_the_seeds_own_values():
+    own = np.array([1.0, 2.0, 4.0, 7.0])
+    np.testing.assert_allclose(pair_effects((own[:, None] + own) / 2), own)
+
+
+def test_intervals_of_pair_effects_cover_where_those_of_pairs_do_not():
+    rng = np.random.default_rng(0)
+    honest = naive = 0
+    for _ in range(1000):
+        seeds = rng.normal(size=(8, 1))
+        noise = rng.normal(size=(8, 8))
+        values = seeds + seeds.T + noise + noise.T  # mean 0
+        interval = mean_interval(pair_effects(values))
+        honest += interval.low <= 0 <= interval.high
+        interval = mean_interval(values[np.triu_indices(8, 1)])
+        naive += interval.low <= 0 <= interval.high
+    assert honest / 1000 > 0.93
+    assert naive / 1000 < 0.85
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 4), (9,), (3, 3, 3)])
+def test_pair_effects_need_a_square_matrix_of_three(shape):
+    with pytest.raises(ValueError, match="3 seeds or more, got shape"):
+        pair_effects(np.zeros(shape))
+
+
+def test_pair_effects_need_finite_values():
+    values = np.zeros((3, 3))
+    values[0, 1] = np.nan
+    with pytest.raises(ValueError, match="1 pairs have NaN"):
+        pair_effects(values)
+
+
+# --- Exceeding a threshold ----------------------------------------------------------------------------------------
+
+
+@given(values=numbers.filter(lambda x: x.std() > 1e-3 * np.abs(x).max() > 0), threshold=st.floats(-1e6, 1e6))
+def test_exceeds_equals_scipys_tests(values, threshold):
+    ours = exceeds(values, threshold)
+    reference = stats.ttest_1samp(values, threshold, alternative="greater")
+    assert ours.t == pytest.approx(reference.statistic, rel=1e-6, abs=1e-9)
+    assert ours.p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
+    assert ours.low == pytest.approx(reference.confidence_interval(0.95).low, rel=1e-6, abs=1e-6)
+    assert ours.shown == (ours.p < 0.05)
+    assert (ours.n, ours.threshold) == (values.size, threshold)
+    if values.size >= 3:
+        assert ours.shapiro_p == pytest.approx(stats.shapiro(values / np.abs(values).max()).pvalue, rel=1e-3, abs=1e-6)
+
+
+@given(n=st.integers(2, 9), seed=st.integers(0, 10**6), steps=st.integers(2, 40))
+def test_the_signed_rank_test_counts_all_signs(n, seed, steps):
+    d = np.random.default_rng(seed).integers(-steps, steps + 1, size=n).astype(float)  # with ties and zeros
+    ours = exceeds(d + 3.0, 3.0).wilcoxon_p
+    d = d[d != 0]
+    ranks = stats.rankdata(np.abs(d))
+    sums = [np.dot(signs, ranks) for signs in product((0, 1), repeat=len(d))]
+    assert ours == pytest.approx(np.mean(np.array(sums) >= ranks[d > 0].sum()))
+
+
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_the_signed_rank_test_equals_scipys_where_that_is_exact(n):
+    x = np.random.default_rng(n).normal(0.3, 1, size=n)
+    expected = stats.wilcoxon(x, alternative="greater", method="exact").pvalue
+    assert exceeds(x, 0.0).wilcoxon_p == pytest.approx(expected)
+
+
+def test_many_values_get_the_normal_signed_rank_test():
+    x = np.random.default_rng(0).normal(0.1, 1, size=80)
+    expected = stats.wilcoxon(x, alternative="greater", method="asymptotic").pvalue
+    assert exceeds(x, 0.0).wilcoxon_p == pytest.approx(expected)
+
+
+def test_four_values_never_convince_the_signed_rank_test_five_may():
+    assert exceeds([1.0, 2.0, 3.0, 4.0], 0.0).wilcoxon_p == 1 / 16
+    assert exceeds([1.0, 2.0, 3.0, 4.0, 5.0], 0.0).wilcoxon_p == 1 / 32
+
+
+@pytest.mark.parametrize(
+    ("value", "t", "p", "signed"), [(2.0, inf, 0.0, 0.125), (0.0, 0.0, 0.5, 1.0), (-2.0, -inf, 1.0, 1.0)]
+)
+def test_equal_values_are_decided_without_a_warning(value, t, p, signed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = exceeds([value] * 3, 0.0)
+    assert (found.t, found.p, found.wilcoxon_p, found.shapiro_p) == (t, p, signed, None)
+    assert found.low == value
+    assert "not tested" in str(found)
+
+
+def test_exceeds_prints_what_it_shows():
+    assert str(exceeds([3.0, 4.0, 5.0], 1.0)).startswith("mean 4 > 1 (95 % lower limit 2.314): t(2) = 5.2, p = 0.018")
+    assert "not shown to exceed" in str(exceeds([3.0, 4.0, 5.0], 4.0))
+
+
+def test_exceeds_rejects_as_rarely_as_it_says():
+    rng = np.random.default_rng(0)
+    rejected = sum(exceeds(rng.normal(2.0, 1.0, size=6), 2.0).shown for _ in range(1500))
+    assert stats.binomtest(rejected, 1500, 0.05).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "threshold", "message"),
+    [
+        ([1.0], 0.0, "single value"),
+        ([], 0.0, "empty"),
+        ([1.0, np.nan], 0.0, "NaN or infinite"),
+        ([[1.0, 2.0]], 0.0, "one-dimensional"),
+        ([1.0, 2.0], np.nan, "threshold = nan"),
+    ],
+)
+def test_exceeds_refuses(values, threshold, message):
+    with pytest.raises(ValueError, match=message):
+        exceeds(values, threshold)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        exceeds([1.0, 2.0], 0.0, confidence=95)
+
+
+# --- Correlations -------------------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(5, 30), seed=st.integers(0, 10**6), confidence=st.floats(0.5, 0.99))
+def test_pearson_table_equals_scipy(n, seed, confidence):
+    rng = np.random.default_rng(seed)
+    data = {"a": rng.normal(size=n), "b": rng.integers(3, size=n) + np.r_[0, 1, np.zeros(n - 2)] * 3}
+    data["c"] = data["a"] + rng.normal(size=n)
+    table = pearson_table(data, ["a", "b"], ["b", "c"], confidence)
+    assert list(table.index) == [("a", "b"), ("a", "c"), ("b", "b"), ("b", "c")]
+    for (row, column), line in table.iterrows():
+        if row == column:
+            assert (line.r_low, line.r, line.r_high) == (1, 1, 1)
+            continue
+        r = stats.pearsonr(data[row], data[column])
+        interval = r.confidence_interval(confidence)
+        assert (line.r, line.r_low, line.r_high) == pytest.approx((r.statistic, interval.low, interval.high), abs=1e-9)
+        rho = stats.spearmanr(data[row], data[column]).statistic
+        half = stats.norm.ppf((1 + confidence) / 2) * sqrt((1 + rho**2 / 2) / (n - 3))
+        assert line.rho == pytest.approx(rho)
+        assert (line.rho_low, line.rho_high) == pytest.approx(
+            tuple(np.tanh(np.arctanh(rho) + half * np.array([-1, 1])))
+        )
+        assert line.n == n
+
+
+def test_pearson_table_of_all_variables_makes_a_symmetric_matrix():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(rng.normal(size=(9, 3)), columns=["b", "c", "a"])
+    matrix = pearson_table(data)["r"].unstack()
+    np.testing.assert_allclose(matrix, matrix.T)
+    np.testing.assert_allclose(matrix.loc[["b", "c", "a"], ["b", "c", "a"]], data.corr())
+
+
+@pytest.mark.parametrize("method", ["r", "rho"])
+def test_intervals_for_correlations_cover_as_often_as_they_say(method):
+    rng = np.random.default_rng(0)
+    truth = 0.6 if method == "r" else 6 / np.pi * np.arcsin(0.6 / 2)
+    covered = 0
+    for _ in range(600):
+        x = rng.normal(size=20)
+        line = pearson_table({"x": x, "y": 0.6 * x + 0.8 * rng.normal(size=20)}, ["x"], ["y"]).iloc[0]
+        covered += line[f"{method}_low"] <= truth <= line[f"{method}_high"]
+    assert 0.92 < covered / 600 < 0.98
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ({"a": [1, 2, 3]}, {}, r"'a' must be \(n,\) with 4 values or more"),
+        ({"a": [[1, 2], [3, 4]]}, {}, r"'a' must be"),
+        ({"a": [1, 2, 3, np.nan]}, {}, "'a' has 1 NaN or infinite"),
+        ({"a": [1, 2, 3, 4], "lr": [5, 5, 5, 5]}, {}, "'lr' is constant"),
+        ({"a": [1, 2, 3, 4]}, {"rows": ["b"]}, "unknown variable 'b'; there are 'a'"),
+        ({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4, 5]}, {}, "same length"),
+        ({"a": [1, 2, 3, 4]}, {"confidence": 95}, "between 0 and 1"),
+    ],
+)
+def test_pearson_table_refuses(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        pearson_table(data, **options)
+
+
+def test_a_constant_variable_that_is_not_asked_for_does_not_matter():
+    table = pearson_table({"a": [1, 2, 3, 4], "b": [1, 3, 2, 4], "seed": [0, 0, 0, 0]}, ["a"], ["b"])
+    assert table["r"].iloc[0] == pytest.approx(0.8)

@@ -1,0 +1,289 @@
+"""labutils.representations against layers applied by hand and autograd one example at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from labutils import models
+from labutils.representations import extract, extract_gradients
+
+
+def images(n: int = 7) -> torch.Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def convnet(*, inplace: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=inplace),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(144, 5),
+        nn.ReLU(inplace=inplace),
+        nn.Linear(5, 3),
+    )
+
+
+class Crooked(nn.Module):
+    """Defines its layers in another order than it runs them, one of them twice and one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 2)
+        self.never = nn.Linear(4, 4)
+        self.act = nn.ReLU(inplace=True)
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.act(self.second(self.act(self.first(x)))))
+
+
+@given(n=st.integers(1, 12), batch_size=st.integers(1, 15))
+def test_extract_equals_the_layers_applied_one_by_one(n: int, batch_size: int) -> None:
+    model = convnet().eval()
+    found = extract(model, images(n), batch_size=batch_size)
+    assert list(found) == [str(i) for i in range(8)]
+    h = images(n)
+    for layer, output in zip(model, found.values(), strict=True):
+        h = layer(h)
+        torch.testing.assert_close(output, h.detach())
+
+
+def test_in_place_activations_do_not_corrupt_the_layer_before() -> None:
+    expected, found = (extract(convnet(inplace=inplace), images()) for inplace in (False, True))
+    assert (found["5"] < 0).any()
+    for name, output in expected.items():
+        assert torch.equal(found[name], output), name
+
+
+def test_layers_come_in_the_order_in_which_they_run_and_calls_are_told_apart() -> None:
+    model, x = Crooked(), torch.randn(6, 4)
+    found = extract(model, x)
+    assert list(found) == ["first", "act", "second", "act#2", "last"]
+    assert torch.equal(found["act"], found["first"].clamp(min=0))
+    assert torch.equal(found["act#2"], found["second"].clamp(min=0))
+    assert list(extract(model, x, ["last", "first"])) == ["first", "last"]
+
+
+def test_results_are_copies_without_a_graph() -> None:
+    model, x = nn.Sequential(nn.Identity()), torch.ones(3, 2, requires_grad=True)
+    found = extract(model, x)["0"]
+    assert not found.requires_grad
+    found += 1
+    assert torch.equal(x, torch.ones(3, 2))
+
+
+def test_nested_layers_and_containers_can_be_named() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), nn.Linear(3, 2))
+    found = extract(model, torch.randn(5, 4), ["0", "0.1", "1"])
+    assert torch.equal(found["0"], found["0.1"])
+    assert list(extract(model, torch.randn(5, 4))) == ["0.0", "0.1", "1"]
+
+
+@pytest.mark.parametrize("function", ["extract", "extract_gradients"])
+def test_every_layer_gets_its_own_mode_back(function: str) -> None:
+    model = convnet().train()
+    model[1].eval()
+    statistics = model[1].running_mean.clone()
+    modes = [layer.training for layer in model]
+    run(function, model, images(4))
+    assert [layer.training for layer in model] == modes
+    assert torch.equal(model[1].running_mean, statistics)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def run(function: str, model: nn.Module, x: torch.Tensor, layers: list[str] | None = None, **options: object) -> dict:
+    if function == "extract":
+        return extract(model, x, layers, **options)
+    return extract_gradients(model, x, torch.zeros(len(x), dtype=torch.int64), layers, **options)
+
+
+class Failing(nn.Module):
+    def __init__(self, output: object = None) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: torch.Tensor) -> object:
+        if self.output is None:
+            raise RuntimeError("broken")
+        return self.output
+
+
+@pytest.mark.parametrize("function", ["extract", "extract_gradients"])
+def test_hooks_are_removed_and_modes_restored_when_the_forward_pass_fails(function: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), Failing())
+    with pytest.raises(RuntimeError, match="broken"):
+        run(function, model, torch.ones(2, 4))
+    assert model.training
+    assert model[1].training
+    assert not any(layer._forward_hooks for layer in model.modules())
+    run(function, nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("function", ["extract", "extract_gradients"])
+def test_hooks_are_removed_after_success(function: str) -> None:
+    model = convnet()
+    run(function, model, images())
+    assert not any(layer._forward_hooks for layer in model.modules())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("batch_size", [3, 7])
+def test_gradients_equal_autograd_one_example_at_a_time(inplace: bool, loss: str, batch_size: int) -> None:
+    model, x, y = convnet(inplace=False).double().eval(), images().double(), torch.arange(7) % 3
+    found = extract_gradients(convnet(inplace=inplace).double(), x, y, loss=loss, batch_size=batch_size)
+    assert list(found) == [str(i) for i in range(8)]
+    for i in range(7):
+        kept, h = [], x[i : i + 1]
+        for layer in model:
+            h = layer(h)
+            h.retain_grad()
+            kept.append(h)
+        target = F.one_hot(y[i : i + 1], 3)
+        value = F.cross_entropy(h, y[i : i + 1]) if loss == "cross_entropy" else F.mse_loss(h, target.double())
+        value.backward()
+        for (name, rows), expected in zip(found.items(), kept, strict=True):
+            torch.testing.assert_close(rows[i], expected.grad[0], msg=lambda m, name=name: f"layer {name}: {m}")
+
+
+def test_gradients_of_logits_in_closed_form() -> None:
+    model, x, y = models.mlp((4, 3, 5), seed=1), torch.randn(9, 4), torch.arange(9) % 5
+    expected = torch.softmax(model(x), 1) - F.one_hot(y, 5)
+    torch.testing.assert_close(extract_gradients(model, x, y, ["3"])["3"], expected.detach())
+
+
+def test_targets_of_regression_are_taken_as_they_are() -> None:
+    model, x, y = models.mlp((4, 3, 2), seed=1), torch.randn(9, 4), torch.randn(9, 2)
+    torch.testing.assert_close(
+        extract_gradients(model, x, y, ["3"], loss="mse")["3"],
+        (model(x) - y).detach(),  # 2 (f − y) / 2 outputs
+    )
+
+
+def test_gradients_of_frozen_networks_and_under_no_grad() -> None:
+    model, x, y = convnet(), images(), torch.arange(7) % 3
+    expected = extract_gradients(model, x, y)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        frozen = extract_gradients(model, x, y)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(frozen[name], gradient)
+
+
+def test_a_layer_without_influence_has_gradient_zero() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle, self.used = nn.Linear(4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.idle(x)
+            return self.used(x)
+
+    found = extract_gradients(Idle(), torch.ones(3, 4), torch.tensor([0, 1, 0]))
+    assert torch.equal(found["idle"], torch.zeros(3, 3))
+    assert found["used"].abs().max() > 0
+
+
+def test_examples_are_converted_to_the_networks_type() -> None:
+    assert extract(models.mlp((4, 2)).double(), torch.ones(3, 4))["1"].dtype == torch.float64
+
+
+def test_a_bar_is_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    extract(models.mlp((4, 2)), torch.ones(3, 4), progress=True)
+    assert "0/3" in capsys.readouterr().err
+    extract(models.mlp((4, 2)), torch.ones(3, 4), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+# --- Bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["extract", "extract_gradients"])
+class TestBadInput:
+    def test_unknown_layers_are_named_with_the_known_ones(self, function: str) -> None:
+        with pytest.raises(ValueError, match=r"unknown layer 'relu7'; the network has '0', '1'"):
+            run(function, models.mlp((4, 3, 2)), torch.ones(2, 4), ["1", "relu7"])
+
+    def test_layers_that_do_not_run_are_named(self, function: str) -> None:
+        with pytest.raises(ValueError, match="did not run: 'never'"):
+            run(function, Crooked(), torch.ones(2, 4), ["first", "never"])
+
+    def test_a_single_name_or_none_at_all_is_refused(self, function: str) -> None:
+        with pytest.raises(ValueError, match=r"list of names, as in \['1'\]"):
+            run(function, models.mlp((4, 2)), torch.ones(2, 4), "1")
+        with pytest.raises(ValueError, match="empty"):
+            run(function, models.mlp((4, 2)), torch.ones(2, 4), [])
+
+    def test_no_examples(self, function: str) -> None:
+        with pytest.raises(ValueError, match=r"\(0, 4\) holds no examples"):
+            run(function, models.mlp((4, 2)), torch.ones(0, 4))
+
+    @pytest.mark.parametrize("size", [0, -1, 2.5])
+    def test_batch_size(self, function: str, size: float) -> None:
+        with pytest.raises(ValueError, match="batch_size"):
+            run(function, models.mlp((4, 2)), torch.ones(2, 4), batch_size=size)
+
+    def test_outputs_that_are_no_tensor(self, function: str) -> None:
+        with pytest.raises(ValueError, match="layer '0' returns a tuple"):
+            run(function, nn.Sequential(nn.LSTM(4, 3)), torch.ones(2, 5, 4))
+
+    def test_outputs_without_one_row_an_example(self, function: str) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), Failing(torch.ones(3, 4)))
+        with pytest.raises(ValueError, match=r"layer '1' returns shape \(3, 4\) for 2 examples"):
+            run(function, model, torch.ones(2, 4))
+
+
+class Moody(nn.Module):
+    """Runs a layer for some batches only, or with outputs of changing size."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.extra, self.head = kind, nn.Identity(), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "size":
+            self.extra(x[:, : int(x[0, 0])])
+        elif x[0, 0] > 1:
+            self.extra(x)
+        return self.head(x)
+
+
+def test_a_layer_that_runs_for_some_batches_only_is_an_error() -> None:
+    x = torch.tensor([[1.0], [2.0]]).repeat(1, 4)
+    with pytest.raises(ValueError, match="layer 'extra' ran for 1 of 2 examples only"):
+        extract(Moody("skip"), x, batch_size=1)
+    with pytest.raises(ValueError, match=r"layer 'extra' returns examples of shape \(2,\), and \(1,\)"):
+        extract(Moody("size"), x, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (torch.zeros(3, dtype=torch.int64), {}, "2 examples and 3 labels"),
+        (torch.tensor([0, 2]), {}, r"from 0 to 1, got shape \(2,\) from 0 to 2"),
+        (torch.tensor([0, -1]), {"loss": "mse"}, "from -1 to 0"),
+        (torch.zeros(2, 1, dtype=torch.int64), {}, r"got shape \(2, 1\)"),
+        (torch.zeros(2, 2), {}, "cross-entropy takes labels"),
+        (torch.zeros(2, 3), {"loss": "mse"}, r"targets of shape \(2, 3\) for outputs of shape \(2, 2\)"),
+        (torch.zeros(2, dtype=torch.int64), {"loss": "hinge"}, "unknown loss 'hinge'"),
+    ],
+)
+def test_labels_that_do_not_fit(y: torch.Tensor, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        extract_gradients(models.mlp((4, 2)), torch.ones(2, 4), y, **options)
+
+
+def test_a_loss_needs_one_row_of_outputs_an_example() -> None:
+    with pytest.raises(ValueError, match=r"output has shape \(2, 4, 8, 8\)"):
+        extract_gradients(nn.Conv2d(3, 4, 3, padding=1), images(2), torch.tensor([0, 1]))

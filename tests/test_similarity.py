@@ -1,0 +1,715 @@
+"""labutils.similarity against dense float64 references written from the definitions, kernels and all.
+
+The references form n × n matrices and use numpy's SVD and scipy; labutils mostly does neither.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.linalg import subspace_angles
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import ortho_group
+
+from labutils import models, similarity
+from labutils.representations import extract
+from labutils.similarity import (
+    MinibatchCKA,
+    cca,
+    cka,
+    gradient_cka,
+    layer_matching_accuracy,
+    procrustes,
+    pwcca,
+    similarity_matrix,
+    svcca,
+    target_alignment,
+)
+
+# --- References ---------------------------------------------------------------------------------------------------
+
+
+def hsic(k: np.ndarray, l: np.ndarray, debiased: bool) -> float:  # noqa: E741
+    n = len(k)
+    if not debiased:
+        h = np.eye(n) - 1 / n
+        return np.trace(k @ h @ l @ h) / (n - 1) ** 2
+    k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
+    one = np.ones(n)
+    rest = (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ l @ one)
+    return (np.trace(k @ l) + rest) / (n * (n - 3))
+
+
+def aligned(k: np.ndarray, l: np.ndarray, debiased: bool = False) -> float:  # noqa: E741
+    return hsic(k, l, debiased) / np.sqrt(hsic(k, k, debiased) * hsic(l, l, debiased))
+
+
+def centered(x: np.ndarray) -> np.ndarray:
+    return x - x.mean(0)
+
+
+def dense_cka(
+    x: np.ndarray, y: np.ndarray, kernel: str = "linear", sigma: float = 0.5, debiased: bool = False
+) -> float:
+    def gram(z: np.ndarray) -> np.ndarray:
+        if kernel == "linear":
+            return centered(z) @ centered(z).T
+        d = pdist(z)
+        return np.exp(-(squareform(d) ** 2) / (2 * (sigma * np.median(d)) ** 2))
+
+    return aligned(gram(x), gram(y), debiased)
+
+
+def directions(x: np.ndarray, variance: float | None = None) -> np.ndarray:
+    u, s, _ = np.linalg.svd(centered(x), full_matrices=False)
+    keep = s > 1e-9 * s[0]
+    if variance is not None:
+        shares = np.cumsum(s**2) / np.sum(s**2)
+        keep = np.arange(len(s)) <= np.argmax(shares >= variance - 1e-12)
+    return u[:, keep]
+
+
+def dense_cca(x: np.ndarray, y: np.ndarray, variance: float | None = None) -> float:
+    return np.cos(subspace_angles(directions(x, variance), directions(y, variance))).mean()
+
+
+def dense_svcca(x: np.ndarray, y: np.ndarray, variance: float = 0.99) -> float:
+    return dense_cca(x, y, variance)
+
+
+def dense_pwcca(x: np.ndarray, y: np.ndarray) -> float:
+    # By whitening covariances and an eigenvalue problem, as in textbooks; needs full rank.
+    x, y = centered(x), centered(y)
+    sxx, syy, sxy = x.T @ x, y.T @ y, x.T @ y
+    values, a = np.linalg.eig(np.linalg.solve(sxx, sxy) @ np.linalg.solve(syy, sxy.T))
+    order = np.argsort(-values.real)[: min(x.shape[1], y.shape[1])]
+    h = x @ a.real[:, order]
+    h /= np.linalg.norm(h, axis=0)
+    weights = np.abs(h.T @ x).sum(1)
+    return (weights * np.sqrt(np.clip(values.real[order], 0, 1))).sum() / weights.sum()
+
+
+def dense_procrustes(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = (centered(z) / np.linalg.norm(centered(z)) for z in (x, y))
+    return np.linalg.norm(x.T @ y, "nuc")
+
+
+def dense_gradient_cka(x: np.ndarray, gx: np.ndarray, y: np.ndarray, gy: np.ndarray, debiased: bool = False) -> float:
+    products = [np.einsum("ni,nj->nij", a, g).reshape(len(a), -1) for a, g in ((x, gx), (y, gy))]
+    return aligned(*(p @ p.T for p in products), debiased)
+
+
+MEASURES = {
+    "cka": (cka, dense_cka, {}),
+    "cka debiased": (cka, dense_cka, {"debiased": True}),
+    "cka rbf": (cka, dense_cka, {"kernel": "rbf"}),
+    "cka rbf 0.8 debiased": (cka, dense_cka, {"kernel": "rbf", "sigma": 0.8, "debiased": True}),
+    "cca": (cca, dense_cca, {}),
+    "svcca": (svcca, dense_svcca, {}),
+    "svcca 0.8": (svcca, dense_svcca, {"variance": 0.8}),
+    "pwcca": (pwcca, dense_pwcca, {}),
+    "procrustes": (procrustes, dense_procrustes, {}),
+}
+every_measure = pytest.mark.parametrize("name", MEASURES)
+
+
+def make(n: int, p: int, q: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two related representations with unequal variances."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, p)) * np.geomspace(1, 0.1, p)
+    y = x @ rng.normal(size=(p, q)) + 0.5 * rng.normal(size=(n, q))
+    return x, y
+
+
+@every_measure
+@pytest.mark.parametrize(("n", "p", "q"), [(60, 7, 7), (60, 12, 5), (40, 3, 11), (600, 300, 270), (30, 1, 1)])
+def test_equals_the_dense_reference(name: str, n: int, p: int, q: int) -> None:
+    ours, reference, options = MEASURES[name]
+    x, y = make(n, p, q)
+    assert ours(x, y, **options) == pytest.approx(reference(x, y, **options), rel=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "pwcca"])
+@pytest.mark.parametrize(("n", "p", "q"), [(12, 300, 300), (12, 40, 5), (20, 3, 25), (5, 9, 9)])
+def test_equals_the_dense_reference_with_fewer_examples_than_features(name: str, n: int, p: int, q: int) -> None:
+    ours, reference, options = MEASURES[name]
+    x, y = make(n, p, q)
+    assert ours(x, y, **options) == pytest.approx(reference(x, y, **options), rel=1e-6)
+
+
+def test_pwcca_with_fewer_examples_than_features_is_one() -> None:
+    assert pwcca(*make(12, 30, 20)) == pytest.approx(1)
+    assert cca(*make(12, 30, 20)) == pytest.approx(1)
+
+
+@given(
+    n=st.integers(4, 30), p=st.integers(1, 35), q=st.integers(1, 35), seed=st.integers(0, 10**6), debiased=st.booleans()
+)
+def test_linear_cka_of_any_shape(n: int, p: int, q: int, seed: int, debiased: bool) -> None:
+    x, y = make(n, p, q, seed)
+    expected = dense_cka(x, y, debiased=debiased)
+    assert cka(x, y, debiased=debiased) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+@given(n=st.integers(4, 25), p=st.integers(1, 12), q=st.integers(1, 12), seed=st.integers(0, 10**6))
+def test_gradient_cka_equals_the_kernel_of_outer_products(n: int, p: int, q: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, gx, y, gy = (rng.normal(size=(n, w)) for w in (p, p, q, q))
+    for debiased in (False, True):
+        expected = dense_gradient_cka(x, gx, y, gy, debiased)
+        assert gradient_cka(x, gx, y, gy, debiased=debiased) == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+# --- Precision ----------------------------------------------------------------------------------------------------
+
+
+@every_measure
+@pytest.mark.parametrize(("n", "p", "q"), [(200, 20, 15), (15, 40, 60)])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_float32_with_a_large_offset_is_right(name: str, n: int, p: int, q: int, offset: float) -> None:
+    ours, reference, options = MEASURES[name]
+    if name == "pwcca" and n < p:
+        pytest.skip("the reference needs full rank")
+    x, y = make(n, p, q)
+    expected = reference(x, y, **options)
+    shifted = [z + offset * z.std() for z in (x, y)]  # 30 standard deviations of the whole, more of most columns
+    assert ours(*(z.astype(np.float32) for z in shifted), **options) == pytest.approx(expected, rel=1e-4)
+    assert ours(*shifted, **options) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_float32_with_many_examples_and_an_offset_is_right(debiased: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(10_000, 64, generator=generator, dtype=torch.float64)
+    y = x @ torch.randn(64, 48, generator=generator, dtype=torch.float64)
+    expected = cka(x, y, debiased=debiased)
+    assert cka((x + 30).float(), (y + 240).float(), debiased=debiased) == pytest.approx(expected, rel=1e-5)
+
+
+def test_float32_through_examples_instead_of_features_is_right() -> None:
+    x, y = make(900, 3000, 2500)
+    expected = cka(x, y)
+    shifted = [(z + 30 * z.std()).astype(np.float32) for z in (x, y)]
+    assert cka(*shifted) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_cka_in_float32_is_right_for_tiny_gradients() -> None:
+    rng = np.random.default_rng(0)
+    x, y = make(50, 8, 6)
+    gx, gy = (1e-30 * rng.normal(size=z.shape) for z in (x, y))
+    single = [z.astype(np.float32) for z in (x, gx, y, gy)]
+    assert gradient_cka(*single) == pytest.approx(dense_gradient_cka(x, gx * 1e30, y, gy * 1e30), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e15])
+@every_measure
+def test_the_scale_does_not_matter_even_in_float32(name: str, scale: float) -> None:
+    ours, _, options = MEASURES[name]
+    x, y = (torch.from_numpy(z).float() for z in make(50, 8, 6))
+    assert ours(scale * x, y, **options) == pytest.approx(ours(x, y, **options), rel=1e-4)
+
+
+@every_measure
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_more(name: str, dtype: torch.dtype) -> None:
+    ours, _, options = MEASURES[name]
+    x, y = (torch.from_numpy(z).to(dtype) for z in make(50, 8, 6))
+    assert ours(x, y, **options) == pytest.approx(ours(x.double(), y.double(), **options), rel=2e-2)
+
+
+def test_arrays_lists_integers_and_mixed_types_are_taken() -> None:
+    x, y = make(20, 4, 3)
+    counts = np.round(10 * y).astype(int)
+    counts.flags.writeable = False
+    assert cka(x.tolist(), counts) == pytest.approx(dense_cka(x, counts.astype(float)))
+    assert cka(torch.from_numpy(x).float(), y) == pytest.approx(dense_cka(x, y), rel=1e-5)
+
+
+def test_inputs_are_left_alone() -> None:
+    x, y = (torch.from_numpy(z).float() for z in make(20, 4, 3))
+    kept = x.clone(), y.clone()
+    for ours, _, options in MEASURES.values():
+        ours(x, y, **options)
+    target_alignment(x, torch.arange(20) % 2)
+    MinibatchCKA().update({"x": x}, {"y": y})
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+
+
+# --- Invariances, from one table ----------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(1)
+CHANGES = {
+    "shift": lambda x: x + 3 * RNG.normal(size=x.shape[1]),
+    "scale": lambda x: -2.5 * x,
+    "permutation": lambda x: x[:, RNG.permutation(x.shape[1])],
+    "rotation": lambda x: x @ ortho_group.rvs(x.shape[1], random_state=RNG),
+    "embedding": lambda x: x @ ortho_group.rvs(x.shape[1] + 4, random_state=RNG)[: x.shape[1]],
+    "dead unit": lambda x: np.hstack([x, np.full((len(x), 1), 7.0)]),
+    "linear map": lambda x: x @ (RNG.normal(size=(x.shape[1],) * 2) + 3 * np.eye(x.shape[1])),
+    "duplicated unit": lambda x: np.hstack([x, x[:, :1]]),
+}
+ISOMETRIES = {"shift", "scale", "permutation", "rotation", "embedding", "dead unit"}
+# Changes of the first and of the second representation that leave each measure as it is, as its docstring promises.
+PROMISES = {
+    "cka": (ISOMETRIES, ISOMETRIES),
+    "cka debiased": (ISOMETRIES, ISOMETRIES),
+    "cka rbf": (ISOMETRIES, ISOMETRIES),
+    "cka rbf 0.8 debiased": (ISOMETRIES, ISOMETRIES),
+    "svcca": (ISOMETRIES, ISOMETRIES),
+    "svcca 0.8": (ISOMETRIES, ISOMETRIES),
+    "procrustes": (ISOMETRIES, ISOMETRIES),
+    "cca": (set(CHANGES), set(CHANGES)),
+    "pwcca": ({"shift", "scale", "permutation", "dead unit"}, set(CHANGES)),
+}
+
+
+@every_measure
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("side", [0, 1])
+def test_invariances(name: str, change: str, side: int) -> None:
+    ours, _, options = MEASURES[name]
+    pair = list(make(50, 6, 5))
+    before = ours(*pair, **options)
+    pair[side] = CHANGES[change](pair[side])
+    after = ours(*pair, **options)
+    assert (after == pytest.approx(before, rel=1e-7)) == (change in PROMISES[name][side])
+
+
+@every_measure
+def test_a_representation_equals_itself_and_order_matters_only_to_pwcca(name: str) -> None:
+    ours, _, options = MEASURES[name]
+    x, y = make(50, 6, 5)
+    assert ours(x, x, **options) == pytest.approx(1, abs=1e-9)
+    assert (ours(x, y, **options) == pytest.approx(ours(y, x, **options), rel=1e-9)) == (name != "pwcca")
+    shuffled = np.random.default_rng(0).permutation(50)
+    assert ours(x[shuffled], y[shuffled], **options) == pytest.approx(ours(x, y, **options), rel=1e-9)
+    assert ours(x[shuffled], y, **options) < 0.6 * ours(x, y, **options)
+
+
+@every_measure
+@given(n=st.integers(4, 20), p=st.integers(1, 25), q=st.integers(1, 25), seed=st.integers(0, 10**6))
+def test_similarities_stay_in_range(name: str, n: int, p: int, q: int, seed: int) -> None:
+    ours, _, options = MEASURES[name]
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, p)).astype(np.float32), rng.normal(size=(n, q)).astype(np.float32)
+    value = ours(x, y, **options)
+    assert (-1 if "debiased" in name else 0) <= value <= 1
+
+
+def test_gradient_cka_is_invariant_to_scale_and_rotation_but_not_to_shifts() -> None:
+    rng = np.random.default_rng(0)
+    x, gx, y, gy = (rng.normal(size=(30, p)) for p in (5, 5, 4, 4))
+    before = gradient_cka(x, gx, y, gy)
+    rotation = ortho_group.rvs(5, random_state=rng)
+    assert gradient_cka(3 * x @ rotation, -1e-4 * gx @ rotation, y, gy) == pytest.approx(before)
+    assert gradient_cka(x + 5, gx, y, gy) != pytest.approx(before, rel=1e-3)
+    assert gradient_cka(y, gy, x, gx) == pytest.approx(before)
+    assert gradient_cka(x, gx, x, gx) == pytest.approx(1)
+
+
+def test_dead_and_redundant_units_do_not_inflate_canonical_correlations() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 5)), rng.normal(size=(400, 5))
+    low_rank = (x @ rng.normal(size=(5, 30)) + 20).astype(np.float32)  # rank 5, rounded
+    assert cca(low_rank, y) == pytest.approx(dense_cca(x, y), rel=1e-3)
+    assert svcca(low_rank, y, 1.0) == pytest.approx(dense_cca(x, y), rel=1e-3)
+    assert 0 < pwcca(low_rank, y) < 0.3
+
+
+def test_svcca_cuts_by_squared_singular_values() -> None:
+    # Variances 90, 9 and 1 per cent: two directions reach 99 %, although Σσ would need all three.
+    base = np.linalg.qr(centered(np.random.default_rng(0).normal(size=(50, 6))))[0]
+    x = base[:, :3] * np.sqrt([90, 9, 1])
+    y = base[:, [0, 1, 4]] * np.sqrt([90, 9, 1])
+    assert svcca(x, y, 0.99) == pytest.approx(1)
+    assert svcca(x, y, 0.995) == pytest.approx(2 / 3)
+    assert svcca(x, y, 0.9) == pytest.approx(1)
+
+
+def test_debiased_cka_of_independent_data_is_about_zero_where_biased_is_not() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(rng.normal(size=(12, 300)), rng.normal(size=(12, 300))) for _ in range(200)]
+    assert np.mean([cka(x, y) for x, y in pairs]) > 0.95
+    unbiased = np.array([cka(x, y, debiased=True) for x, y in pairs])
+    assert abs(unbiased.mean()) < 4 * unbiased.std() / np.sqrt(200)
+    assert unbiased.min() < 0 < unbiased.max()
+
+
+# --- Images -------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_example_of_images_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(10, 3, 4, 5, generator=generator), torch.randn(10, 6, 4, 5, generator=generator)
+    rows = [z.permute(0, 2, 3, 1).reshape(200, -1) for z in (x, y)]
+    assert cka(x, y) == pytest.approx(cka(x.flatten(1), y.flatten(1)))
+    assert cka(x, y, images="pool") == pytest.approx(cka(x.mean((2, 3)), y.mean((2, 3))))
+    for measure in (cka, cca, svcca, pwcca, procrustes):
+        assert measure(x, y, images="positions") == pytest.approx(measure(*rows))
+    running = MinibatchCKA(images="pool")
+    running.update({"x": x}, {"y": y.mean((2, 3))})
+    assert running.matrix()[0, 0] == pytest.approx(cka(x, y, debiased=True, images="pool"), rel=1e-4)
+
+
+def test_positions_need_layers_of_equal_size() -> None:
+    x, y = torch.randn(10, 3, 4, 4), torch.randn(10, 3, 2, 2)
+    with pytest.raises(ValueError, match="y has 40 examples, x has 160"):
+        cka(x, y, images="positions")
+    with pytest.raises(ValueError, match=r"unknown images 'channels'; there are 'flatten', 'pool', 'positions'"):
+        cka(x, y, images="channels")
+
+
+# --- Labels -------------------------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(4, 40), p=st.integers(1, 50), classes=st.integers(2, 6), seed=st.integers(0, 10**6))
+def test_target_alignment_equals_cka_with_one_hot_labels(n: int, p: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, p)), np.r_[[0, 1], rng.integers(classes, size=n - 2)]
+    one_hot = np.eye(classes)[y]
+    assert target_alignment(x, y) == pytest.approx(dense_cka(x, one_hot), rel=1e-7)
+    assert target_alignment((x + 30).astype(np.float32), 10 * y - 7) == pytest.approx(dense_cka(x, one_hot), rel=1e-4)
+
+
+def test_target_alignment_is_one_for_one_hot_representations() -> None:
+    y = torch.tensor([0, 1, 2, 2, 1, 0, 0])
+    assert target_alignment(torch.nn.functional.one_hot(y), y) == pytest.approx(1)
+    assert target_alignment(torch.randn(7, 2, 3, 3), y, images="pool") < 1
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0, 1, 0], "x has 4 examples, y has 3 labels"),
+        ([1, 1, 1, 1], "one class only"),
+        ([0.0, 1.0, 0.0, 1.0], "whole numbers"),
+        ([[1, 0], [0, 1], [1, 0], [0, 1]], r"got shape \(4, 2\)"),
+    ],
+)
+def test_labels_that_do_not_fit(y: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        target_alignment(torch.randn(4, 2), y)
+    with pytest.raises(ValueError, match="does not apply"):
+        target_alignment(torch.randn(4, 2, 1, 1), [0, 1, 0, 1], images="positions")
+
+
+# --- Minibatches --------------------------------------------------------------------------------------------------
+
+
+def dense_minibatch(x: np.ndarray, y: np.ndarray, sizes: list[int]) -> float:
+    ends = np.cumsum([0, *sizes])
+    sums = np.zeros(3)
+    for (start, end), size in zip(itertools.pairwise(ends), sizes, strict=True):
+        if size >= 4:
+            k, l = (z[start:end] @ z[start:end].T for z in (x, y))  # noqa: E741
+            sums += size * np.array([hsic(k, l, True), hsic(k, k, True), hsic(l, l, True)])
+    return sums[0] / np.sqrt(sums[1] * sums[2])
+
+
+@pytest.mark.parametrize("sizes", [[60], [20, 20, 20], [25, 25, 10], [28, 28, 4], [30, 27, 3], [29, 2, 29], [59, 1]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_minibatch_cka_equals_the_sums_over_batches(sizes: list[int], dtype: type) -> None:
+    x, y = make(60, 9, 7)
+    a, b = {"1": x, "2": x[:, :4], "3": x**2}, {"1": y, "2": np.abs(y)}
+    running = MinibatchCKA()
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        running.update(*({k: (v[part] + 30).astype(dtype) for k, v in layers.items()} for layers in (a, b)))
+        start += size
+    expected = [[dense_minibatch(u, v, sizes) for v in b.values()] for u in a.values()]
+    np.testing.assert_allclose(running.matrix(), expected, rtol=1e-3 if dtype == np.float32 else 1e-8, atol=1e-4)
+    assert running.layers == (("1", "2", "3"), ("1", "2"))
+    small = [size for size in sizes if size < 4]
+    assert (running.skipped, running.batches) == (len(small), len(sizes) - len(small))
+    assert running.examples == 60 - sum(small)
+
+
+def test_one_batch_of_all_is_the_debiased_estimate() -> None:
+    x, y = make(60, 9, 7)
+    running = MinibatchCKA()
+    running.update({"x": x}, {"y": y})
+    assert running.matrix()[0, 0] == pytest.approx(cka(x, y, debiased=True))
+
+
+def test_one_network_with_itself() -> None:
+    x, y = make(60, 9, 7)
+    same, copied = MinibatchCKA(), MinibatchCKA()
+    layers = {"x": x, "y": y}
+    same.update(layers, layers)
+    copied.update(layers, dict(layers))
+    np.testing.assert_allclose(same.matrix(), copied.matrix())
+    np.testing.assert_allclose(np.diag(same.matrix()), 1)
+
+
+def test_minibatch_memory_does_not_grow() -> None:
+    running, sizes = MinibatchCKA(), []
+    for seed in range(5):
+        x, y = make(20, 9, 7, seed)
+        running.update({"x": x}, {"y": y})
+        sizes.append(sum(v.numel() for v in running._sums))
+    assert set(sizes) == {3}
+
+
+def test_minibatch_errors_name_the_layer_and_the_batch_does_not_count() -> None:
+    x, y = make(10, 3, 2)
+    bad = y.copy()
+    bad[3, 1] = np.nan
+    running = MinibatchCKA()
+    with pytest.raises(ValueError, match="no batch of 4 examples or more so far"):
+        running.matrix()
+    running.update({"x": x[:3]}, {"y": y[:3]})
+    with pytest.raises(ValueError, match="1 smaller ones were left out"):
+        running.matrix()
+    running.update({"x": x}, {"y": y})
+    before = running.matrix()
+    for a, b, message in [
+        ({"x": x}, {"y": bad}, r"'y' of b has 1 NaN or infinite values of 20"),
+        ({"x": x[:3]}, {"y": bad[1:4]}, r"'y' of b has 1 NaN"),
+        ({"x": x}, {"y": y[:9]}, "'y' of b has 9 examples, 'x' of a has 10"),
+        ({"x": x}, {"z": y}, "this batch has the layers"),
+        ({}, {"y": y}, "without layers"),
+        ({"x": x}, {"y": 1e15 * y.astype(np.float32)}, "range of float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            running.update(*({k: np.float32(v) for k, v in layers.items()} for layers in (a, b)))
+        assert (running.matrix() == before).all()
+        assert running.examples == 10
+
+
+def test_a_layer_that_is_constant_in_every_batch_is_named() -> None:
+    x, y = make(10, 3, 2)
+    running = MinibatchCKA()
+    for value in (0.1, 0.3):
+        running.update({"x": x.astype(np.float32)}, {"y": y, "dead": np.full((10, 3), value, dtype=np.float32)})
+    with pytest.raises(ValueError, match="layer 'dead' of b is constant in every batch"):
+        running.matrix()
+    running.update({"x": x}, {"y": y, "dead": y})
+    assert np.isfinite(running.matrix()).all()
+
+
+# --- Matrices and matching ----------------------------------------------------------------------------------------
+
+
+@every_measure
+@pytest.mark.parametrize("n", [40, 8])
+def test_a_matrix_holds_what_the_function_gives_for_each_pair(name: str, n: int) -> None:
+    ours, _, options = MEASURES[name]
+    rng = np.random.default_rng(0)
+    a = {f"a{p}": rng.normal(size=(n, p)).astype(np.float32) for p in (6, 3, 11)}
+    b = {f"b{p}": rng.normal(size=(n, p)).astype(np.float32) for p in (5, 9)}
+    b["b5"] += a["a6"][:, :5]
+    found = similarity_matrix(a, b, name.split()[0], **options)
+    expected = [[ours(x, y, **options) for y in b.values()] for x in a.values()]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_matrix_of_gradient_cka_takes_pairs() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (
+        {str(p): (rng.normal(size=(20, p)), rng.normal(size=(20, p))) for p in widths} for widths in ((3, 4), (5, 2))
+    )
+    expected = [[gradient_cka(*x, *y) for y in b.values()] for x in a.values()]
+    np.testing.assert_allclose(similarity_matrix(a, b, "gradient_cka"), expected)
+
+
+def test_wide_and_narrow_layers_take_different_ways_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = make(40, 300, 6)
+    a = {"wide": x, "narrow": x[:, :4]}
+    expected = [[dense_cka(u, y), dense_cka(u, x)] for u in a.values()]
+    np.testing.assert_allclose(similarity_matrix(a, {"y": y, "x": x}), expected, rtol=1e-7)
+    monkeypatch.setattr(similarity, "_BLOCK_BYTES", 1)  # strips of 16 examples
+    monkeypatch.setattr(similarity, "_STRIP", 7)
+    monkeypatch.setattr(similarity, "_LONGEST", 50)
+    np.testing.assert_allclose(similarity_matrix(a, {"y": y, "x": x}), expected, rtol=1e-7)
+    for options in ({"debiased": True}, {"kernel": "rbf"}, {"kernel": "rbf", "debiased": True}):
+        found = similarity_matrix(a, {"y": y}, **options)
+        np.testing.assert_allclose(found, [[dense_cka(u, y, **options)] for u in a.values()], rtol=1e-6)
+    assert target_alignment(x[:, :30], np.arange(40) % 3) == pytest.approx(
+        dense_cka(x[:, :30], np.eye(3)[np.arange(40) % 3])
+    )
+
+
+def networks(count: int = 4, noise: float = 0.3) -> list[dict[str, np.ndarray]]:
+    """Rotated and noisy copies of three layers that differ much."""
+    rng = np.random.default_rng(0)
+    layers = {name: rng.normal(size=(80, 6)) * np.geomspace(1, 0.05, 6) for name in ("1", "2", "3")}
+    return [
+        {k: v @ ortho_group.rvs(6, random_state=rng) + noise * rng.normal(size=(80, 6)) for k, v in layers.items()}
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("measure", ["cka", "svcca", "pwcca", "procrustes"])
+def test_matching_equals_a_loop_over_all_ordered_pairs(measure: str) -> None:
+    nets = networks(noise=1.5)
+    found = layer_matching_accuracy(nets, measure)
+    function = getattr(similarity, measure)
+    hits = []
+    for a, b in itertools.permutations(nets, 2):
+        s = np.array([[function(x, y) + function(y, x) for y in b.values()] for x in a.values()])
+        hits += (s.argmax(1) == np.arange(3)).tolist()
+    assert found.accuracy == pytest.approx(np.mean(hits))
+    assert found.layers == ("1", "2", "3")
+    assert np.isnan(found.similarity[0, 0]).all()
+    assert found.similarity[0, 1, 2, 1] == pytest.approx(
+        (function(nets[0]["3"], nets[1]["2"]) + function(nets[1]["2"], nets[0]["3"])) / 2, rel=1e-6
+    )
+    np.testing.assert_allclose(found.mean_similarity, found.mean_similarity.T)
+    assert found.effects.mean() == pytest.approx(found.accuracy)
+    assert found.interval.mean == pytest.approx(found.accuracy)
+    assert found.interval.n == 4
+
+
+def test_matching_finds_rotated_copies_and_leaves_out_what_it_is_told_to() -> None:
+    nets = networks()
+    assert layer_matching_accuracy(nets).accuracy == 1
+    for net in nets:
+        net["logits"] = nets[0]["1"]  # more like the first layer than the others' own
+    assert layer_matching_accuracy(nets).accuracy < 1
+    found = layer_matching_accuracy(nets, exclude=["logits"])
+    assert found.accuracy == 1
+    assert found.similarity.shape == (4, 4, 4, 4)
+    assert found.matched.shape == (4, 4, 3)
+
+
+def test_a_tie_is_no_match() -> None:
+    rng = np.random.default_rng(0)
+    nets = [{str(i): rng.normal(size=(5, 30)) for i in range(3)} for _ in range(3)]
+    assert np.allclose(similarity_matrix(nets[0], nets[1], "cca"), 1)
+    same = [{"1": nets[0]["0"], "2": nets[0]["0"]}] * 3
+    assert layer_matching_accuracy(same).accuracy == 0
+
+
+def test_layers_of_real_networks_come_through_by_name() -> None:
+    x = torch.randn(30, 12, generator=torch.Generator().manual_seed(0))
+    layers = extract(models.mlp((12, 20, 20, 5)), x, ["2", "4", "5"], progress=False)
+    found = similarity_matrix(layers, layers)
+    np.testing.assert_allclose(np.diag(found), 1, rtol=1e-5)
+    assert found[0, 2] == pytest.approx(cka(layers["2"], layers["5"]))
+
+
+def test_matching_refuses_what_cannot_be_matched() -> None:
+    nets = networks(3)
+    with pytest.raises(ValueError, match="give two at least"):
+        layer_matching_accuracy(nets[:1])
+    with pytest.raises(ValueError, match=r"networks\[1\] has the layers"):
+        layer_matching_accuracy([nets[0], {"1": nets[1]["1"]}])
+    with pytest.raises(ValueError, match="unknown layer '4'"):
+        layer_matching_accuracy(nets, exclude=["4"])
+    with pytest.raises(ValueError, match="nothing to confuse"):
+        layer_matching_accuracy(nets, exclude=["1", "2"])
+    with pytest.raises(ValueError, match="3 seeds"):
+        _ = layer_matching_accuracy(nets[:2]).interval
+
+
+# --- Degenerate input ---------------------------------------------------------------------------------------------
+
+FINE = np.random.default_rng(0).normal(size=(10, 4))
+HOLE = np.where(np.arange(40).reshape(10, 4) == 5, np.nan, FINE)
+BAD = {
+    "different n": (FINE[:9], "y has 9 examples, x has 10"),
+    "NaN": (HOLE, r"y has 1 NaN or infinite values of 40"),
+    "infinite": (np.where(np.isnan(HOLE), -np.inf, HOLE), "y has 1 NaN or infinite"),
+    "constant": (np.full((10, 4), 0.1), "y is constant"),
+    "constant in float32": (np.full((10, 4), 0.1, dtype=np.float32), "y is constant"),
+    "zero": (np.zeros((10, 4)), "y is constant"),
+    "one-dimensional": (FINE[:, 0], r"y has shape \(10,\)"),
+    "no features": (FINE[:, :0], r"y is empty: shape \(10, 0\)"),
+    "complex": (FINE + 1j, "y is complex"),
+}
+
+
+@every_measure
+@pytest.mark.parametrize("case", BAD)
+def test_degenerate_input_is_an_error_that_names_it(name: str, case: str) -> None:
+    ours, _, options = MEASURES[name]
+    bad, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        ours(FINE, bad, **options)
+    first = "y has 10 examples, x has 9" if case == "different n" else message.replace("y ", "x ", 1)
+    with pytest.raises(ValueError, match=first):
+        ours(bad, FINE, **options)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_matrix_names_layer_and_network(case: str) -> None:
+    bad, message = BAD[case]
+    message = message.replace("x ", "layer 'ok' of a ").replace("y ", "layer 'relu3' of b ", 1)
+    for measure in ("cka", "svcca", "procrustes"):
+        with pytest.raises(ValueError, match=message):
+            similarity_matrix({"ok": FINE}, {"ok": FINE, "relu3": bad}, measure)
+    with pytest.raises(ValueError, match=r"layer 'relu3' of networks\[1\]"):
+        layer_matching_accuracy([{"ok": FINE, "relu3": FINE}, {"ok": FINE, "relu3": bad}])
+
+
+@every_measure
+def test_too_few_examples(name: str) -> None:
+    ours, _, options = MEASURES[name]
+    x = np.random.default_rng(0).normal(size=(3, 2))
+    with pytest.raises(ValueError, match=r"x has 1 example\(s\)"):
+        ours(x[:1], x[:1], **options)
+    with pytest.raises(ValueError, match="x is empty"):
+        ours(x[:0], x[:0], **options)
+    if options.get("debiased"):
+        with pytest.raises(ValueError, match=r"x has 3 example\(s\): debiased HSIC needs 4"):
+            ours(x, x, **options)
+    else:
+        assert ours(x[:2], x[:2] + 1, **options) == pytest.approx(1)
+
+
+def test_kernels_without_structure_are_an_error_too() -> None:
+    with pytest.raises(ValueError, match="x is constant for this kernel"):
+        cka(np.eye(8), FINE[:8], debiased=True)  # all examples equally far from each other
+    with pytest.raises(ValueError, match="x is constant for this kernel"):
+        cka(np.eye(8), FINE[:8], kernel="rbf", debiased=True)
+    repeated = np.vstack([np.zeros((8, 3)), np.ones((2, 3))])
+    with pytest.raises(ValueError, match="x: the median distance between two examples is 0"):
+        cka(repeated, FINE, kernel="rbf")
+
+
+def test_gradient_cka_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"x has shape \(10, 4\), its gradient \(10, 3\)"):
+        gradient_cka(FINE, FINE[:, :3], FINE, FINE)
+    with pytest.raises(ValueError, match="the gradient of y is constant: all values are 0"):
+        gradient_cka(FINE, FINE, FINE, np.zeros_like(FINE))
+    with pytest.raises(ValueError, match="the gradient of y has 1 NaN"):
+        gradient_cka(FINE, FINE, FINE, HOLE)
+    with pytest.raises(ValueError, match="y has 9 examples, x has 10"):
+        gradient_cka(FINE, FINE, FINE[:9], FINE[:9])
+    with pytest.raises(ValueError, match=r"x has 3 example\(s\): debiased"):
+        gradient_cka(*[FINE[:3]] * 4, debiased=True)
+    with pytest.raises(ValueError, match=r"x has 1 example\(s\)"):
+        gradient_cka(*[FINE[:1]] * 4)
+    with pytest.raises(ValueError, match="x is constant for this kernel"):
+        gradient_cka(np.ones((5, 2)), np.ones((5, 2)), FINE[:5], FINE[:5])
+    with pytest.raises(ValueError, match="layer '1' of a: gradient CKA takes a pair"):
+        similarity_matrix({"1": FINE}, {"1": (FINE, FINE)}, "gradient_cka")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cka(FINE, FINE, kernel="cosine"), "unknown kernel 'cosine'"),
+        (lambda: cka(FINE, FINE, "rbf", sigma=0), "sigma = 0"),
+        (lambda: svcca(FINE, FINE, variance=0), "variance = 0"),
+        (lambda: svcca(FINE, FINE, variance=99), "variance = 99"),
+        (lambda: similarity_matrix({"1": FINE}, {"1": FINE}, "cosine"), "unknown measure 'cosine'; there are 'cka'"),
+        (lambda: similarity_matrix({}, {"1": FINE}), "a has no layers"),
+    ],
+)
+def test_unknown_options(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_an_option_of_another_measure_is_refused() -> None:
+    with pytest.raises(TypeError, match="debiased"):
+        similarity_matrix({"1": FINE}, {"1": FINE}, "svcca", debiased=True)
