@@ -25,6 +25,8 @@ from labutils.statistics import Interval, mean_interval
 from labutils.training import Stack, eval_mode
 
 Network = Callable[[Tensor], Tensor]
+"""What a loss gets: something that maps examples (N, ...) to outputs, as a network does."""
+
 Loss = Callable[[Network], Tensor]
 """How a loss () comes from a network, as in `lambda network: F.mse_loss(network(x), y)`.
 
@@ -192,15 +194,15 @@ class SpectrumShares(NamedTuple):
 
 
 def spectrum_shares(eigenvalues: ArrayLike, rtol: float = 1e-10) -> SpectrumShares:
-    """Count the positive, zero and negative eigenvalues, with a tolerance relative to the largest |λ|.
+    """Count the positive, zero and negative eigenvalues, with a tolerance relative to the largest eigenvalue.
 
     A flat direction has λ = 0, which rounding turns into a tiny number of either sign: without a tolerance, half of
     the flat directions would pass for positive.
 
     Args:
         eigenvalues: (P,), or (K, P) for K spectra.
-        rtol: an eigenvalue within rtol times the spectrum's largest |λ| counts as zero. The default leaves a thousand
-            times the rounding of a float64 Hessian; 1e-4 does for float32.
+        rtol: an eigenvalue within rtol times the spectrum's largest ``|λ|`` counts as zero. The default leaves a
+            thousand times the rounding of a float64 Hessian; 1e-4 does for float32.
 
     Returns:
         The three shares, each a number, or an array (K,).
@@ -279,7 +281,7 @@ def extreme_eigenvalues(loss: Loss, model: nn.Module, k: int = 1, *, tol: float 
         loss: how the loss comes from a network, see `Loss`.
         model: a network with P parameters.
         k: eigenvalues at each end, below P.
-        tol: error that is allowed, relative to the largest |λ|.
+        tol: error that is allowed, relative to the largest ``|λ|``.
         seed: seed of the vector to begin with.
 
     Returns:
@@ -398,7 +400,7 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
 def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 20) -> float:
     """Compute how far the loss rises, at worst, when every weight may change in proportion to its size.
 
-    The maximum of L(θ + |θ| ⊙ u) − L(θ) over ‖u‖ ≤ ρ, searched by projected gradient ascent. The ball is relative:
+    The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by projected gradient ascent. The ball is relative:
     rescaling a layer and its successor so that the network computes the same leaves the result the same.
 
     Args:

@@ -8,13 +8,15 @@ With X (n × p) and Y (n × q) centered, one example a row:
 - CCA: the mean of the canonical correlations; SVCCA: that of the leading principal directions; PWCCA: weighted,
 - Procrustes: the nuclear norm of XᵀY, both scaled to unit Frobenius norm.
 
-| unchanged under | shift | scale | rotation | invertible linear map |
-|---|---|---|---|---|
-| `cka`, `procrustes` | yes | yes | yes | no |
-| `svcca` | yes | yes | yes | no (the leading directions change) |
-| `cca` | yes | yes | yes | yes |
-| `pwcca` | yes | yes | of X and Y | of Y |
-| `gradient_cka` | no | yes | yes | no |
+===================  =====  =====  ==========  ====================================
+unchanged under      shift  scale  rotation    invertible linear map
+===================  =====  =====  ==========  ====================================
+`cka`, `procrustes`  yes    yes    yes         no
+`svcca`              yes    yes    yes         no (the leading directions change)
+`cca`                yes    yes    yes         yes
+`pwcca`              yes    yes    of X and Y  of Y
+`gradient_cka`       no     yes    yes         no
+===================  =====  =====  ==========  ====================================
 
 What keeps it fast: products of features (p × q) wherever they are cheaper than those of examples (n × n); everything
 that concerns one layer alone (centering, norms, principal directions) happens once for each layer, not once a pair.
@@ -147,7 +149,8 @@ def svcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, variance: float = 0.99, 
 def pwcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "flatten") -> float:
     """Return the projection-weighted mean canonical correlation; not symmetric.
 
-    A canonical variable h of X counts as much as X depends on it: with the weight Σⱼ |⟨h, xⱼ⟩| over the columns of X.
+    A canonical variable h of X counts as much as X depends on it: with the weight ``Σⱼ |⟨h, xⱼ⟩|`` over the columns
+    of X.
 
     Args:
         x: (n, ...) the representation that sets the weights.
