@@ -10,7 +10,7 @@ Second derivatives amplify rounding: for eigenvalues near zero, use float64 netw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from labutils.training import Stack, eval_mode
 Network = Callable[[Tensor], Tensor]
 """What a loss gets: something that maps examples (N, ...) to outputs, as a network does."""
 
-Loss = Callable[[Network], Tensor]
+Loss = Callable[[Any], Tensor]
 """How a loss () comes from a network, as in `lambda network: F.mse_loss(network(x), y)`.
 
 The network is in eval mode; besides being called, it has `parameters()`, for a term in the weights themselves.

@@ -645,11 +645,11 @@ class _Hsic:
         return self.inner + total[:, None] * total / n**2 - 2 / n * products
 
 
-Rows = Callable[[int, int], Tensor]
+_Rows = Callable[[int, int], Tensor]
 """Kernel values (e − s, n − s) of the examples s to e with the examples from s on."""
 
 
-def _hsic(kernels: Sequence[Rows], n: int, *, dtype: torch.dtype, device: Any, debiased: bool) -> _Hsic:
+def _hsic(kernels: Sequence[_Rows], n: int, *, dtype: torch.dtype, device: Any, debiased: bool) -> _Hsic:
     """Go through M symmetric kernels, some rows of all at a time, never holding an n × n matrix of each.
 
     Above the diagonal only: what is below is the same.
@@ -672,15 +672,15 @@ def _hsic(kernels: Sequence[Rows], n: int, *, dtype: torch.dtype, device: Any, d
     return _Hsic(n, inner, rows)
 
 
-def _linear_rows(x: Tensor) -> Rows:
+def _linear_rows(x: Tensor) -> _Rows:
     return lambda start, end: x[start:end] @ x[start:].T
 
 
-def _gradient_rows(x: Tensor, g: Tensor) -> Rows:
+def _gradient_rows(x: Tensor, g: Tensor) -> _Rows:
     return lambda start, end: (x[start:end] @ x[start:].T) * (g[start:end] @ g[start:].T)
 
 
-def _rbf_rows(x: Tensor, sigma: float, label: str) -> Rows:
+def _rbf_rows(x: Tensor, sigma: float, label: str) -> _Rows:
     squares = x.square().sum(1)
 
     def distances2(start: int, end: int) -> Tensor:
@@ -803,7 +803,7 @@ def _gradient_cka(values: Named, pairs: list[tuple[int, int]], *, debiased: bool
 
 
 def _from_hsic(
-    kernels: list[Rows], layers: list[list[_Features]], pairs: list[tuple[int, int]], *, debiased: bool
+    kernels: list[_Rows], layers: list[list[_Features]], pairs: list[tuple[int, int]], *, debiased: bool
 ) -> Matrices:
     x = layers[0][0].x
     dtype = torch.promote_types(x.dtype, layers[-1][-1].x.dtype)
