@@ -28,9 +28,10 @@ Network = Callable[[Tensor], Tensor]
 """What a loss gets: something that maps examples (N, ...) to outputs, as a network does."""
 
 Loss = Callable[[Any], Tensor]
-"""How a loss () comes from a network, as in `lambda network: F.mse_loss(network(x), y)`.
+"""How a loss () comes from a network.
 
-The network is in eval mode; besides being called, it has `parameters()`, for a term in the weights themselves.
+An example is `lambda network: F.mse_loss(network(x), y)`. The network is in eval mode; besides being called, it has
+`parameters()`, for a term in the weights themselves.
 """
 
 Models = nn.Module | Sequence[nn.Module]
