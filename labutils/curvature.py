@@ -25,7 +25,7 @@ from labutils.statistics import Interval, mean_interval
 from labutils.training import Stack, eval_mode
 
 Network = Callable[[Tensor], Tensor]
-"""What a loss gets: something that maps examples (N, ...) to outputs, as a network does."""
+"""What a loss gets, which maps examples (N, ...) to outputs as a network does."""
 
 Loss = Callable[[Any], Tensor]
 """How a loss () comes from a network.
