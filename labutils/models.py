@@ -1,7 +1,7 @@
 """Every named network of the source documents, built from one table.
 
 A network is always an `nn.Sequential` of standard layers, so that its layers can be listed, stacked
-(`labutils.training`) and differentiated by hand (`labutils.backprop`).
+(`labutils.training`) and differentiated by hand (`labutils.backprop`). `residual` adds one layer of our own, the block.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -123,6 +123,99 @@ def cnn(
     if softmax:
         layers.append(nn.Softmax(dim=1))
     return initialize(nn.Sequential(*layers), seed)
+
+
+class Block(nn.Module):
+    """Layers, bypassed by a skip connection (or not), and an activation.
+
+    Args:
+        layers: what the skip connection bypasses; input and output have the same shape.
+        activation: applied to the sum.
+        skip: whether there is a skip connection; without, the block is its layers and its activation.
+
+    Source:
+        He et al. (2016), Deep residual learning for image recognition, CVPR.
+
+    Example:
+        >>> block = Block(nn.Sequential(nn.Linear(3, 3)), nn.ReLU())
+        >>> x = torch.ones(1, 3)
+        >>> torch.equal(block(x), torch.relu(x + block.layers(x)))
+        True
+    """
+
+    def __init__(self, layers: nn.Sequential, activation: nn.Module, *, skip: bool = True) -> None:
+        super().__init__()
+        self.layers, self.activation, self.skip = layers, activation, skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, ...) to the same shape."""
+        return self.join(x, self.layers(x))
+
+    def join(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the block's output from its input x and what its layers made of it."""
+        return self.activation(x + h if self.skip else h)
+
+    def extra_repr(self) -> str:
+        """Name the skip connection, so that networks that differ in it alone are not taken for the same."""
+        return f"skip={self.skip}"
+
+
+def residual(
+    channels: Sequence[int],
+    classes: int = 10,
+    *,
+    size: int = 32,
+    skip: bool = True,
+    activation: str = "relu",
+    seed: int = 0,
+) -> nn.Sequential:
+    """Build a small residual network without normalization, or its plain counterpart of the same parameters.
+
+    Each stage is a 3×3 convolution, an activation and a `Block` of two 3×3 convolutions; 2×2 max-pooling between the
+    stages, one dense layer after the last.
+
+    The convolutions' weights are √6 times as wide as PyTorch's own, so that their variance is 2 / fan_in (He et al.
+    2015). Without normalization, the plain network would otherwise hardly begin to learn.
+
+    Args:
+        channels: channels of the image and of every stage, such as (3, 16, 32).
+        classes: number of outputs.
+        size: height and width of the (square) image, in pixels.
+        skip: whether the blocks have skip connections. The same seed gives the same weights either way.
+        activation: activation after every convolution, a key of `ACTIVATIONS`.
+        seed: seed of the initial weights.
+
+    Returns:
+        A network that maps (N, channels[0], size, size) to (N, classes).
+
+    Raises:
+        ValueError: no stage, an unknown activation, or an image too small for the stages.
+
+    Example:
+        >>> count_parameters(residual((1, 4, 8), size=16)), count_parameters(residual((1, 4, 8), size=16, skip=False))
+        (6930, 6930)
+    """
+    _check_activation(activation)
+    if len(channels) < 2:
+        raise ValueError(f"channels {tuple(channels)}: those of the image and of one stage are needed at least")
+    side = size // 2 ** (len(channels) - 2)
+    if side < 1:
+        raise ValueError(f"size {size} is too small for {len(channels) - 1} stages: nothing is left to pool")
+    act = ACTIVATIONS[activation]
+    layers: list[nn.Module] = []
+    for fan_in, width in pairwise(channels):
+        if layers:
+            layers.append(nn.MaxPool2d(2))
+        first, second = (_unset(nn.Conv2d, width, width, 3, padding=1) for _ in range(2))
+        block = Block(nn.Sequential(first, act(), second), act(), skip=skip)
+        layers += [_unset(nn.Conv2d, fan_in, width, 3, padding=1), act(), block]
+    layers += [nn.Flatten(), _unset(nn.Linear, channels[-1] * side**2, classes)]
+    model = initialize(nn.Sequential(*layers), seed)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.mul_(6**0.5)
+    return model
 
 
 def initialize(model: nn.Module, seed: int) -> nn.Module:

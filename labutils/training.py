@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from labutils import optim
 from labutils.data import Dataset, Split
-from labutils.models import ACTIVATIONS
+from labutils.models import ACTIVATIONS, Block
 
 # Measured on two cores: 64 networks of 571 parameters train 8 times faster in one stack than in stacks of one, and
 # CIFAR-sized convolutions up to twice as fast alone. What decides is whether a batch's activations fit the cache;
@@ -176,7 +176,7 @@ class Stack:
             nonlocal values
             values += output.numel()
 
-        hooks = [layer.register_forward_hook(count) for layer in first.children()]
+        hooks = [layer.register_forward_hook(count) for layer in first.modules() if not list(layer.children())]
         try:
             with torch.no_grad():
                 first(example.to(next(first.parameters())))
@@ -184,7 +184,7 @@ class Stack:
             for hook in hooks:
                 hook.remove()
         bytes_per_model = values * batch_size * self.dtype.itemsize
-        kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in first) else "dense"
+        kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in first.modules()) else "dense"
         limit = _CPU_BYTES_PER_THREAD[kind] * torch.get_num_threads()
         if self.device.type == "cuda":
             limit = _CUDA_BYTES
@@ -240,6 +240,8 @@ def _can_stack(layer: nn.Module) -> bool:
         return (layer.start_dim, layer.end_dim) == (1, -1)
     if isinstance(layer, nn.Softmax):
         return layer.dim == 1
+    if isinstance(layer, Block):
+        return all(map(_can_stack, layer.layers)) and _can_stack(layer.activation)
     return isinstance(layer, (nn.Linear, nn.MaxPool2d, *ACTIVATIONS.values()))
 
 
@@ -249,13 +251,18 @@ def _stacked_forward(layers: nn.Sequential, chunk: _Chunk, x: Tensor, own: bool)
     Images are (N, g·C, H, W), where g is c, or 1 before the first layer if all networks see the same examples.
     Vectors are (c, features, N), likewise.
     """
-    parameters = iter(chunk.parameters)
     count = chunk.models.stop - chunk.models.start
-    groups = count if own else 1
     if x.dim() - own == 2:
         h = x.transpose(-1, -2) if own else x.t().unsqueeze(0)
     else:
         h = x.transpose(0, 1).flatten(1, 2) if own else x
+    return _layer_by_layer(layers, iter(chunk.parameters), h, count if own else 1, count)[0]
+
+
+def _layer_by_layer(
+    layers: nn.Sequential, parameters: Iterator[Tensor], h: Tensor, groups: int, count: int
+) -> tuple[Tensor, int]:
+    """Run layers with the parameters that come next; return their output and its number of groups g."""
     for layer in layers:
         if isinstance(layer, nn.Linear):
             weight = next(parameters)
@@ -266,12 +273,17 @@ def _stacked_forward(layers: nn.Sequential, chunk: _Chunk, x: Tensor, own: bool)
             weight, bias = next(parameters).flatten(0, 1), next(parameters).flatten()
             h = F.conv2d(h, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
             groups = count
+        elif isinstance(layer, Block):
+            before, (inside, after) = h, _layer_by_layer(layer.layers, parameters, h, groups, count)
+            if h.dim() == 4 and after > groups:  # every network's own from here on
+                before = h.repeat(1, after // groups, 1, 1)
+            h, groups = layer.join(before, inside), after
         elif isinstance(layer, nn.Flatten):
             if h.dim() == 4:
                 h = h.reshape(len(h), groups, -1).permute(1, 2, 0)
         else:
             h = layer(h)
-    return h
+    return h, groups
 
 
 def _of(chunk: _Chunk, batch: Tensor, own: bool) -> Tensor:
@@ -329,6 +341,7 @@ def fit(
     *,
     epochs: int,
     lr: PerModel,
+    layer_lr: Mapping[str, PerModel] | None = None,
     batch_size: int | Sequence[int] | None = None,
     optimizer: str = "sgd",
     momentum: PerModel = 0.0,
@@ -339,6 +352,7 @@ def fit(
     gamma: float = 0.1,
     loss: str = "cross_entropy",
     augment: bool = False,
+    padding: int = 4,
     labels: Tensor | None = None,
     seed: int | Sequence[int] = 0,
     evaluate_every: int = 1,
@@ -357,6 +371,8 @@ def fit(
         dataset: a `Dataset`, or a pair x (N, ...), y of tensors; y holds labels (N,) or targets (N, outputs).
         epochs: passes through the training part.
         lr: learning rate; as momentum and weight_decay, one value, or one for each network.
+        layer_lr: {layer name: learning rate} for layers with a rate of their own (one value, or one for each network);
+            all others train with `lr`. Names are those of `model.named_modules()`, such as "3". 0 freezes a layer.
         batch_size: examples a step (the last batch of an epoch may be smaller), one value or one for each network
             (networks with the same size are stacked); None takes all.
         optimizer: "sgd", "adam" or "adamw" (`labutils.optim`).
@@ -368,7 +384,8 @@ def fit(
         step_size: epochs between two steps of the schedule.
         gamma: factor of such a step.
         loss: "cross_entropy" on labels, or "mse", the mean over outputs and examples, on targets or one-hot labels.
-        augment: randomly crop (padding 4, reflected) and flip each batch of images, see `crop_and_flip`.
+        augment: randomly crop and flip each batch of images, see `crop_and_flip`.
+        padding: largest shift of such a crop, in pixels.
         labels: (K, N) int64, each network's own labels of the training part, in place of the data set's: the same
             images, differently labeled.
         seed: seed of the order of the examples and of augmentation; one value for all (every network then sees the
@@ -398,7 +415,9 @@ def fit(
     _check_choice("optimizer", optimizer, ("sgd", "adam", "adamw"))
     _check_choice("schedule", schedule, (None, "step", "one_cycle"))
     _check_choice("loss", loss, ("cross_entropy", "mse"))
-    _check_at_least(epochs=(epochs, 1), step_size=(step_size, 1), evaluate_every=(evaluate_every, 0))
+    _check_at_least(
+        epochs=(epochs, 1), step_size=(step_size, 1), evaluate_every=(evaluate_every, 0), padding=(padding, 0)
+    )
     if optimizer != "sgd" and (nesterov or np.any(momentum)):
         raise ValueError(f"momentum and nesterov belong to 'sgd'; {optimizer!r} has a momentum of its own")
     per_model = {
@@ -412,23 +431,26 @@ def fit(
     }
     batch_sizes = _per_model("batch_size", batch_size, len(networks))
     _check_same_architecture(networks)
+    layer_rates = _layer_rates(layer_lr or {}, networks)
     parts = _parts(dataset, loss, augment, next(networks[0].parameters()).dtype, device)
     if labels is not None:
         parts["train"] = parts["train"][0], _own_labels(labels, len(networks), *parts["train"])
     settings = {
         "parts": parts, "epochs": epochs, "optimizer": optimizer, "nesterov": nesterov, "loss": loss,
-        "schedule": schedule, "step_size": step_size, "gamma": gamma, "augment": augment,
+        "schedule": schedule, "step_size": step_size, "gamma": gamma,
+        "augment": augment, "padding": padding,
         "evaluate_every": evaluate_every, "on_epoch": on_epoch, "device": device, "chunk": chunk,
         "progress": watched() if progress is None else progress,
     }  # fmt: skip
     if len(set(batch_sizes)) == 1:
-        return _train(networks, batch_size=batch_sizes[0], **per_model, **settings)
+        return _train(networks, batch_size=batch_sizes[0], layer_lr=layer_rates, **per_model, **settings)
     if on_epoch is not None:
         raise ValueError("on_epoch sees one stack: with several batch sizes, call fit once for each of them")
     histories: list[tuple[list[int], History]] = []
     for size in dict.fromkeys(batch_sizes):
         rows = [i for i, b in enumerate(batch_sizes) if b == size]
-        own = {name: [value[i] for i in rows] for name, value in per_model.items()}
+        own: dict[str, Any] = {name: [value[i] for i in rows] for name, value in per_model.items()}
+        own["layer_lr"] = {name: [value[i] for i in rows] for name, value in layer_rates.items()}
         if labels is not None:
             x, y = parts["train"]
             settings["parts"] = parts | {"train": (x, y[rows])}
@@ -666,6 +688,7 @@ def _train(
     batch_size: int | None,
     optimizer: str,
     lr: list[float],
+    layer_lr: dict[str, list[float]],
     momentum: list[float],
     weight_decay: list[float],
     nesterov: bool,
@@ -674,6 +697,7 @@ def _train(
     gamma: float,
     loss: str,
     augment: bool,
+    padding: int,
     seed: list[int],
     evaluate_every: int,
     on_epoch: Callable[[int, Stack], None] | None,
@@ -687,19 +711,22 @@ def _train(
     size = min(len(x), batch_size or len(x))
     record = _Recorder(len(networks), epochs, evaluate_every)
     own = len(set(seed)) > 1 and (size < len(x) or augment)
-    batches = _Batches(x, y, size, seed if own else seed[:1], augment)
+    batches = _Batches(x, y, size, seed if own else seed[:1], padding if augment else None)
     factors = _schedule(schedule, epochs * len(batches), step_size * len(batches), gamma)
     bar = tqdm(total=epochs, unit="epoch", disable=not progress, leave=False)
     with Stack(networks, example=x[:1], batch_size=size, device=device, chunk=chunk) as stack, bar:
-        step = _optimizer(optimizer, stack, _one(lr), _one(momentum), _one(weight_decay), nesterov)
-        rates = step.param_groups[0]["lr"]
+        groups = _groups(stack, lr, layer_lr)
+        step = _optimizer(optimizer, groups, _one(momentum), _one(weight_decay), nesterov)
+        rates = [group["lr"] for group in step.param_groups]
         for epoch in range(epochs + 1):
             if epoch > 0:
                 _set_mode(stack, training=True)
                 running = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
                 for xb, yb in batches.epoch():
                     running += torch.stack(stack.backward(xb, yb, loss, own=own)) * xb.shape[own]
-                    step.param_groups[0]["lr"] = rates * next(factors)
+                    factor = next(factors)
+                    for group, rate in zip(step.param_groups, rates, strict=True):
+                        group["lr"] = rate * factor
                     step.step()
                 record.running(epoch, running / len(x))
                 bar.update()
@@ -709,14 +736,18 @@ def _train(
                 bar.set_postfix_str(record.latest, refresh=False)
             if on_epoch is not None:
                 on_epoch(epoch, stack)
+        step.zero_grad()  # the gradients' memory serves the networks' own weights, see Stack.release
     return record.history(time.perf_counter() - started)
 
 
 class _Batches:
-    """The training part in random order, a batch at a time, for all networks or for each its own."""
+    """The training part in random order, a batch at a time, for all networks or for each its own.
 
-    def __init__(self, x: Tensor, y: Tensor, size: int, seeds: list[int], augment: bool) -> None:
-        self.x, self.y, self.size, self.augment = x, y, size, augment
+    `padding` is that of random crops and flips; None leaves the images as they are.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, size: int, seeds: list[int], padding: int | None) -> None:
+        self.x, self.y, self.size, self.padding = x, y, size, padding
         self.own_labels = y.dim() > 1 and not y.is_floating_point()  # (K, N)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -724,7 +755,7 @@ class _Batches:
         return math.ceil(len(self.x) / self.size)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.size == len(self.x) and not self.augment:
+        if self.size == len(self.x) and self.padding is None:
             yield self.x, self.y  # the order of a full batch does not matter
             return
         n = len(self.x)
@@ -732,8 +763,8 @@ class _Batches:
         for start in range(0, n, self.size):
             chosen = [order[start : start + self.size] for order in orders]
             x = [self.x.index_select(0, index) for index in chosen]
-            if self.augment:
-                x = [crop_and_flip(batch, g) for batch, g in zip(x, self.generators, strict=True)]
+            if self.padding is not None:
+                x = [crop_and_flip(batch, g, padding=self.padding) for batch, g in zip(x, self.generators, strict=True)]
             if len(x) == 1:
                 yield x[0], self.y.index_select(int(self.own_labels), chosen[0])
                 continue
@@ -813,18 +844,37 @@ def _one(values: list[float]) -> float | list[float]:
     return values[0] if len(set(values)) == 1 else values
 
 
+def _groups(stack: Stack, lr: list[float], layer_lr: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return parameter groups for an optimizer: the whole stack, or its columns where layers differ in rate."""
+    stack.weights.grad = stack.gradients
+    if not layer_lr:
+        return [{"params": [stack.weights], "lr": _one(lr)}]
+    runs: list[tuple[str | None, int]] = []  # layer with a rate of its own (or None), and its columns' number
+    for name, shape in zip(stack.names, stack.shapes, strict=True):
+        layer = name.rpartition(".")[0]
+        key = layer if layer in layer_lr else None
+        before = runs.pop()[1] if runs and runs[-1][0] == key else 0
+        runs.append((key, before + shape.numel()))
+    sizes = [size for _, size in runs]
+    columns = zip(stack.weights.split(sizes, dim=1), stack.gradients.split(sizes, dim=1), strict=True)
+    groups: dict[str | None, dict[str, Any]] = {}
+    for (key, _), (weights, gradients) in zip(runs, columns, strict=True):
+        weights.grad = gradients
+        rates = lr if key is None else layer_lr[key]
+        groups.setdefault(key, {"params": [], "lr": _one(rates)})["params"].append(weights)
+    return list(groups.values())
+
+
 def _optimizer(
     name: str,
-    stack: Stack,
-    lr: float | list[float],
+    groups: list[dict[str, Any]],
     momentum: float | list[float],
     weight_decay: float | list[float],
     nesterov: bool,
 ) -> torch.optim.Optimizer:
-    stack.weights.grad = stack.gradients
     if name == "sgd":
-        return optim.SGD([stack.weights], lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
-    return optim.Adam([stack.weights], lr=lr, weight_decay=weight_decay, decoupled=name == "adamw")
+        return optim.SGD(groups, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+    return optim.Adam(groups, weight_decay=weight_decay, decoupled=name == "adamw")
 
 
 def _schedule(name: str | None, steps: int, step_size: int, gamma: float) -> Iterator[float]:
@@ -857,6 +907,15 @@ def _per_model(name: str, value: Any, k: int) -> list[Any]:
         if not math.isfinite(v) or v < (1 if name == "batch_size" else 0):
             raise ValueError(f"{name} = {v!r}: must be {1 if name == 'batch_size' else 0} or more, and finite")
     return values
+
+
+def _layer_rates(layer_lr: Mapping[str, PerModel], networks: list[nn.Module]) -> dict[str, list[float]]:
+    """Return one rate for each network by layer, checked."""
+    known = [name for name, layer in networks[0].named_modules() if name and list(layer.parameters(recurse=False))]
+    for name in layer_lr:
+        if name not in known:
+            raise ValueError(f"layer_lr: no layer {name!r} with parameters; there are {', '.join(map(repr, known))}")
+    return {name: _per_model(f"layer_lr[{name!r}]", value, len(networks)) for name, value in layer_lr.items()}
 
 
 def _check_choice(name: str, value: str | None, known: tuple[str | None, ...]) -> None:

@@ -126,6 +126,45 @@ def test_mlp_without_bias_and_with_output_activation() -> None:
     assert isinstance(model[-1], nn.Tanh)
 
 
+def test_residual_network_is_its_formula() -> None:
+    """A stage at a time, by hand: relu(x + conv(relu(conv(x)))), pooling between stages only."""
+    model = models.residual((2, 3, 5), 4, size=8, seed=3)
+    x = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    (conv1, _, block1, pool, conv2, _, block2, _, dense) = model
+    h = conv1(x).relu()
+    h = (h + block1.layers[2](block1.layers[0](h).relu())).relu()
+    h = conv2(pool(h)).relu()
+    h = (h + block2.layers[2](block2.layers[0](h).relu())).relu()
+    assert h.shape == (6, 5, 4, 4)
+    torch.testing.assert_close(model(x), dense(h.flatten(1)))
+
+
+def test_residual_and_plain_network_differ_in_the_skip_connections_alone() -> None:
+    skip, plain = (models.residual((3, 4, 6, 8), size=12, skip=s, activation="tanh", seed=1) for s in (True, False))
+    assert [n for n, _ in skip.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    for a, b in zip(skip.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert repr(skip) != repr(plain)  # the engine takes networks with the same description for the same architecture
+    x = torch.ones(2, 3, 12, 12)
+    assert not torch.allclose(skip(x), plain(x))
+    h = plain[1](plain[0](x))
+    torch.testing.assert_close(plain[2](h), plain[2].layers(h).tanh())
+
+
+def test_residual_weights_follow_the_seed() -> None:
+    a, b, c = (models.residual((1, 2), size=4, seed=s)[2].layers[0].weight for s in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_residual_weights_have_the_variance_of_he() -> None:
+    first, *_, dense = models.residual((3, 100), 50, size=8)
+    assert first.weight.var().item() == pytest.approx(2 / 27, rel=0.1)
+    assert first.weight.abs().max() <= (6 / 27) ** 0.5
+    assert first.bias.abs().max() <= 27**-0.5
+    assert dense.weight.abs().max() <= 6400**-0.5
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -138,6 +177,9 @@ def test_mlp_without_bias_and_with_output_activation() -> None:
         (lambda: models.cnn((3, 4), ()), "at least one layer"),
         (lambda: models.cnn((3, 4), dense_activation="sine"), "unknown activation 'sine'"),
         (lambda: models.cnn((3, 4, 4, 4), size=4), "size 4 is too small for 3 convolutions"),
+        (lambda: models.residual((3,)), "of the image and of one stage"),
+        (lambda: models.residual((3, 4), activation="sine"), "unknown activation 'sine'"),
+        (lambda: models.residual((3, 4, 4, 4), size=3), "size 3 is too small for 3 stages"),
         (lambda: models.initialize(nn.Sequential(nn.BatchNorm1d(3)), 0), "layer '0' is a BatchNorm1d"),
     ],
 )

@@ -150,6 +150,64 @@ def test_softmax_and_padding_stack_too() -> None:
             torch.testing.assert_close(stack.forward(x.expand(2, *x.shape), own=True), expected)
 
 
+def make_residuals(k: int, **options) -> list[nn.Sequential]:
+    return [models.residual((2, 3, 4), 3, size=12, activation="tanh", seed=s, **options).double() for s in range(k)]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("seeds", [[4, 4, 4], [4, 5, 6]])
+def test_residual_networks_stack_too(skip: bool, chunk: int, seeds: list[int]) -> None:
+    data, seed = make_data("cnn"), seeds[0] if len(set(seeds)) == 1 else seeds
+    together = make_residuals(3, skip=skip)
+    training.fit(together, data, epochs=3, batch_size=11, lr=[0.01, 0.1, 0.05], momentum=0.9, seed=seed, chunk=chunk)
+    for k, alone in enumerate(make_residuals(3, skip=skip)):
+        lr = [0.01, 0.1, 0.05][k]
+        plain_loop(alone, data, lambda p: torch.optim.SGD(p, lr, 0.9), epochs=3, batch_size=11, seed=seeds[k])  # noqa: B023
+        assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_blocks_may_come_first_and_hold_dense_layers(own: bool) -> None:
+    """A block that is the first layer adds the examples, which all networks share, to what each makes of them."""
+
+    def build(kind: str, seed: int) -> nn.Module:
+        layers = {
+            "mlp": [
+                models.Block(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 6)), nn.Tanh()),
+                nn.Linear(6, 2),
+            ],
+            "cnn": [
+                models.Block(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1)), nn.ReLU()),
+                nn.Flatten(),
+                nn.Linear(288, 2),
+            ],
+        }
+        return models.initialize(nn.Sequential(*layers[kind]), seed).double()
+
+    for kind in ("mlp", "cnn"):
+        x, _ = make_data(kind, 3 * 7)
+        x = x.view(3, 7, *x.shape[1:]) if own else x
+        networks = [build(kind, s) for s in range(3)]
+        expected = torch.stack([m(x[k] if own else x).t() for k, m in enumerate(networks)])
+        with training.Stack(networks) as stack:
+            assert stack.chunk == 3
+            torch.testing.assert_close(stack.forward(x, own=own), expected)
+
+
+def test_blocks_with_unknown_layers_run_one_by_one() -> None:
+    networks = [
+        nn.Sequential(models.Block(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)), nn.ReLU())) for _ in range(2)
+    ]
+    with training.Stack(networks) as stack:
+        assert stack.chunk == 1
+
+
+def test_networks_that_differ_in_skip_connections_do_not_stack() -> None:
+    with pytest.raises(ValueError, match=r"models\[1\] differs"):
+        training.Stack([*make_residuals(1), *make_residuals(1, skip=False)])
+
+
 class Residual(nn.Module):
     """A network that is no plain Sequential and has buffers: it can only run by itself."""
 
@@ -250,6 +308,97 @@ def test_batch_sizes_may_differ() -> None:
         np.testing.assert_allclose(history.running_loss[k], own.running_loss[0], rtol=1e-10)
 
 
+READOUT = {"mlp": "5", "cnn": "9"}  # the last layer; the first layer with weights follows
+FIRST = {"mlp": "1", "cnn": "0"}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_layers_with_rates_of_their_own_are_torchs_parameter_groups(kind: str, chunk: int, name: str) -> None:
+    """Two layers with own rates, one value for each network and one for all, against torch with three groups."""
+    readout, first = [0.2, 0.01, 0.05], 0.003
+    settings_, _ = OPTIMIZERS[name]
+    ours, theirs = NETWORKS[kind](3), NETWORKS[kind](3)
+    data, seeds = make_data(kind), [5, 6, 7]
+    layer_lr = {READOUT[kind]: readout, FIRST[kind]: first}
+    options = {"epochs": 5, "batch_size": 11, "seed": seeds, "chunk": chunk}
+    history = training.fit(ours, data, layer_lr=layer_lr, **options, **settings_)
+    make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
+    for k, model in enumerate(theirs):
+        rates = {READOUT[kind]: readout[k], FIRST[kind]: first}
+        groups = [
+            {"params": list(layer.parameters()), "lr": rates.get(layer_name, settings_["lr"])}
+            for layer_name, layer in model.named_children()
+            if list(layer.parameters())
+        ]
+        rest = {key: value for key, value in settings_.items() if key not in ("optimizer", "lr")}
+        optimizer = make(groups, **rest)
+        running = plain_loop(model, data, lambda _p, o=optimizer: o, epochs=5, batch_size=11, seed=seeds[k])
+        np.testing.assert_allclose(history.running_loss[k], running, rtol=1e-10)
+        assert (flat(ours[k]) - flat(model)).norm() <= 1e-10 * flat(model).norm()
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_stacked_equals_separate_with_rates_and_batch_sizes_of_their_own(kind: str, optimizer: str) -> None:
+    data, sizes, seeds = make_data(kind), [11, 40, 11, 7], [3, 4, 5, 6]
+    lr, layer_lr = [0.01, 0.05, 0.002, 0.0], {READOUT[kind]: [0.1, 0.0, 0.02, 0.05], FIRST[kind]: 0.004}
+    options = {"epochs": 4, "optimizer": optimizer, "weight_decay": 0.01}
+    together = NETWORKS[kind](4)
+    history = training.fit(together, data, lr=lr, layer_lr=layer_lr, batch_size=sizes, seed=seeds, **options)
+    for k, alone in enumerate(NETWORKS[kind](4)):
+        own = {READOUT[kind]: layer_lr[READOUT[kind]][k], FIRST[kind]: 0.004}
+        run = training.fit(alone, data, lr=lr[k], layer_lr=own, batch_size=sizes[k], seed=seeds[k], **options)
+        assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
+        np.testing.assert_allclose(history.train_loss[k], run.train_loss[0], rtol=1e-10)
+
+
+def test_the_same_rate_for_a_layer_changes_no_bit() -> None:
+    runs = {}
+    for layer_lr in (None, {"3": 0.1}, {"1": 0.1, "3": 0.1, "5": 0.1}):
+        models_ = make_mlps(3)
+        training.fit(models_, make_data("mlp"), epochs=3, batch_size=8, lr=0.1, layer_lr=layer_lr, momentum=0.9)
+        runs[str(layer_lr)] = torch.stack([flat(model) for model in models_])
+    first, *others = runs.values()
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
+
+
+def test_a_rate_of_zero_freezes_a_layer() -> None:
+    models_ = make_mlps(2)
+    before = [layer.weight.detach().clone() for layer in models_[1] if isinstance(layer, nn.Linear)]
+    training.fit(models_, make_data("mlp"), epochs=2, lr=0.1, layer_lr={"3": [0.1, 0.0]}, weight_decay=0.1)
+    after = [layer.weight for layer in models_[1] if isinstance(layer, nn.Linear)]
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [False, True, False]
+
+
+@pytest.mark.parametrize("schedule", ["step", "one_cycle"])
+def test_schedules_multiply_every_layers_rate(schedule: str) -> None:
+    """Two groups under torch's schedulers; 12 steps."""
+    options = {"epochs": 4, "batch_size": 15, "schedule": schedule, "step_size": 2, "gamma": 0.5}
+    ours, theirs = make_mlps(1)[0], make_mlps(1)[0]
+    training.fit(ours, make_data("mlp"), lr=0.1, layer_lr={"5": 0.4}, **options)
+    optimizer = torch.optim.SGD(
+        [{"params": theirs[:5].parameters(), "lr": 0.1}, {"params": theirs[5].parameters()}], 0.4
+    )
+    if schedule == "step":
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 6, 0.5)
+    else:
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.1, 0.4], 12, cycle_momentum=False)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step() if scheduler.last_epoch < 11 else None)
+    plain_loop(theirs, make_data("mlp"), lambda _p: optimizer, epochs=4, batch_size=15, seed=0)
+    torch.testing.assert_close(flat(ours), flat(theirs), rtol=1e-10, atol=1e-14)
+
+
+def test_layers_of_any_module_may_have_rates_of_their_own() -> None:
+    ours, theirs = Residual(0).double(), Residual(0).double()
+    training.fit(ours, make_data("mlp"), epochs=2, lr=0.1, layer_lr={"layers.1": 0.5})
+    groups = [{"params": theirs.layers.parameters(), "lr": 0.5}, {"params": theirs.norm.parameters(), "lr": 0.1}]
+    plain_loop(theirs, make_data("mlp"), lambda _p: torch.optim.SGD(groups), epochs=2, batch_size=40, seed=0)
+    torch.testing.assert_close(flat(ours), flat(theirs), rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 @pytest.mark.parametrize("seed", [4, [4, 5, 6]])
@@ -344,6 +493,19 @@ def test_augmented_training_still_evaluates_the_images_as_they_are() -> None:
     network = make_cnns(1)[0]
     history = training.fit(network, (x, y), epochs=1, batch_size=8, lr=0.1, augment=True)
     assert history.train_loss[0, -1] == pytest.approx(training.evaluate(network, (x, y))[0][0], rel=1e-12)
+
+
+def test_augmentation_shifts_by_the_padding() -> None:
+    """Without shift it is mirroring alone: a step on mirrored images, in the order of the generator."""
+    x, y = make_data("cnn", 6)
+    ours, theirs = make_cnns(1)[0], make_cnns(1)[0]
+    training.fit(ours, (x, y), epochs=1, batch_size=6, lr=0.1, augment=True, padding=0, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    order = torch.randperm(6, generator=generator)
+    x = training.crop_and_flip(x[order], generator, padding=0)
+    F.cross_entropy(theirs(x), y[order]).backward()
+    torch.optim.SGD(theirs.parameters(), 0.1).step()
+    torch.testing.assert_close(flat(ours), flat(theirs))
 
 
 @given(st.integers(5, 9), st.integers(5, 9), st.integers(0, 4), st.integers(0, 2**32))
@@ -458,6 +620,7 @@ X, Y = make_data("mlp")
         ({"schedule": "step", "step_size": 0}, "step_size = 0"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
         ({"evaluate_every": -1}, "evaluate_every = -1"),
+        ({"padding": -1}, "padding = -1"),
         ({"chunk": 0}, "chunk = 0"),
         ({"augment": True}, r"augment needs images \(N, C, H, W\); x is \(40, 6\)"),
         ({"dataset": (X, Y[:5])}, "train: 40 examples and 5 labels"),
@@ -468,6 +631,12 @@ X, Y = make_data("mlp")
         ({"labels": torch.stack([Y, Y]).double()}, r"labels \(2, 40\) torch.float64"),
         ({"labels": torch.stack([Y, Y]), "dataset": (X, X), "loss": "mse"}, r"need \(2, 40\) int64"),
         ({"batch_size": [4, 5], "on_epoch": lambda _e, _s: None}, "on_epoch sees one stack"),
+        ({"layer_lr": {"0": 0.1}}, "no layer '0' with parameters; there are '1', '3', '5'"),
+        ({"layer_lr": {"": 0.1}}, "no layer '' with parameters"),
+        ({"layer_lr": {"1": [0.1, 0.2, 0.3]}}, r"layer_lr\['1'\] has 3 values for 2 networks"),
+        ({"layer_lr": {"1": [0.1, -0.1]}}, r"layer_lr\['1'\] = -0\.1: must be 0 or more"),
+        ({"layer_lr": {"1": math.inf}}, r"layer_lr\['1'\] = inf"),
+        ({"layer_lr": {"1": "fast"}}, r"layer_lr\['1'\] = 'fast'"),
     ],
 )
 def test_bad_input_is_named(changes: dict, message: str) -> None:
