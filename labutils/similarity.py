@@ -701,7 +701,7 @@ def _rbf_rows(x: Tensor, sigma: float, label: str) -> _Rows:
 
 # --- Measures -----------------------------------------------------------------------------------------------------
 
-Matrices = dict[tuple[int, int], np.ndarray]
+_Matrices = dict[tuple[int, int], np.ndarray]
 
 
 def _of_two(x: Any, y: Any, measure: str, **options: Any) -> float:
@@ -714,7 +714,7 @@ def _similarities(
     measure: str,
     options: dict[str, Any],
     pairs: list[tuple[int, int]],
-) -> Matrices:
+) -> _Matrices:
     """Return the similarity matrix of each pair of networks, doing what concerns one layer alone once."""
     if measure not in _MEASURES:
         raise ValueError(f"unknown measure {measure!r}; there are {', '.join(map(repr, _MEASURES))}")
@@ -728,19 +728,19 @@ def _similarities(
     return _MEASURES[measure](values, pairs, **options)
 
 
-Named = list[list[tuple[str, Any]]]
+_Named = list[list[tuple[str, Any]]]
 """Each network's layers with the words for an error message."""
 
 
 def _cka(
-    values: Named,
+    values: _Named,
     pairs: list[tuple[int, int]],
     *,
     kernel: str = "linear",
     sigma: float = 0.5,
     debiased: bool = False,
     images: Images = "flatten",
-) -> Matrices:
+) -> _Matrices:
     if kernel not in ("linear", "rbf"):
         raise ValueError(f"unknown kernel {kernel!r}; there are 'linear' and 'rbf'")
     if not 0 < sigma < float("inf"):
@@ -774,7 +774,7 @@ def _debias(inner: np.ndarray, diagonals: Tensor, totals: Tensor, n: int) -> np.
     return inner - n / (n - 2) * diagonals.cpu().numpy() + totals.cpu().numpy() / ((n - 1) * (n - 2))
 
 
-def _gradient_cka(values: Named, pairs: list[tuple[int, int]], *, debiased: bool = False) -> Matrices:
+def _gradient_cka(values: _Named, pairs: list[tuple[int, int]], *, debiased: bool = False) -> _Matrices:
     sizes, layers, kernels = [], [], []
     for network in values:
         layers.append([])
@@ -804,7 +804,7 @@ def _gradient_cka(values: Named, pairs: list[tuple[int, int]], *, debiased: bool
 
 def _from_hsic(
     kernels: list[_Rows], layers: list[list[_Features]], pairs: list[tuple[int, int]], *, debiased: bool
-) -> Matrices:
+) -> _Matrices:
     x = layers[0][0].x
     dtype = torch.promote_types(x.dtype, layers[-1][-1].x.dtype)
     parts = _hsic(kernels, len(x), dtype=dtype, device=x.device, debiased=debiased)
@@ -820,7 +820,7 @@ def _or_zero(hsic: np.ndarray, inner: np.ndarray) -> np.ndarray:
     return np.where(hsic > 1e-13 * inner, hsic, 0.0)
 
 
-def _normalize(cross: Matrices, norms: list[np.ndarray], layers: list[list[_Features]]) -> Matrices:
+def _normalize(cross: _Matrices, norms: list[np.ndarray], layers: list[list[_Features]]) -> _Matrices:
     for own, network in zip(norms, layers, strict=True):
         for value, layer in zip(own, network, strict=True):
             if not value > 0:
@@ -836,21 +836,21 @@ class _Basis:
     coordinates: Tensor  # (k, p)
 
 
-def _cca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> Matrices:
+def _cca(values: _Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
     bases = [[_full_basis(layer) for layer in network] for network in _features(values, images, torch.float64)]
     return {(a, b): _each(bases[a], bases[b], lambda x, y: _correlations(x, y).double().mean()) for a, b in pairs}
 
 
 def _svcca(
-    values: Named, pairs: list[tuple[int, int]], *, variance: float = 0.99, images: Images = "flatten"
-) -> Matrices:
+    values: _Named, pairs: list[tuple[int, int]], *, variance: float = 0.99, images: Images = "flatten"
+) -> _Matrices:
     if not 0 < variance <= 1:
         raise ValueError(f"variance = {variance}: must be above 0 and up to 1, as in 0.99")
     bases = [[_leading_basis(layer, variance) for layer in network] for network in _features(values, images)]
     return {(a, b): _each(bases[a], bases[b], lambda x, y: _correlations(x, y).double().mean()) for a, b in pairs}
 
 
-def _pwcca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> Matrices:
+def _pwcca(values: _Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
     def weighted(x: _Basis, y: _Basis) -> Tensor:
         left, correlations, _ = torch.linalg.svd(x.u.T @ y.u, full_matrices=False)
         weights = (left.T @ x.coordinates).abs().sum(1)
@@ -860,7 +860,7 @@ def _pwcca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "fla
     return {(a, b): _each(bases[a], bases[b], weighted) for a, b in pairs}
 
 
-def _procrustes(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> Matrices:
+def _procrustes(values: _Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
     layers = [[_unit(layer) for layer in network] for network in _features(values, images)]
     return {
         (a, b): _at_most_one(_each(layers[a], layers[b], lambda x, y: torch.linalg.svdvals((x.T @ y).double()).sum()))
@@ -868,7 +868,7 @@ def _procrustes(values: Named, pairs: list[tuple[int, int]], *, images: Images =
     }
 
 
-_MEASURES: dict[str, Callable[..., Matrices]] = {
+_MEASURES: dict[str, Callable[..., _Matrices]] = {
     "cka": _cka,
     "cca": _cca,
     "svcca": _svcca,
@@ -878,7 +878,9 @@ _MEASURES: dict[str, Callable[..., Matrices]] = {
 }
 
 
-def _features(values: Named, images: str, dtype: torch.dtype | None = None, *, least: int = 2) -> list[list[_Features]]:
+def _features(
+    values: _Named, images: str, dtype: torch.dtype | None = None, *, least: int = 2
+) -> list[list[_Features]]:
     """Return the networks' layers, checked, centered and of one type."""
     if dtype is None:
         values = [[(label, _tensor(value)) for label, value in network] for network in values]
