@@ -10,6 +10,7 @@ Second derivatives amplify rounding: for eigenvalues near zero, use float64 netw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from labutils import checkpoint as checkpoints
 from labutils.statistics import Interval, mean_interval
 from labutils.training import Stack, eval_mode
 
@@ -449,7 +451,13 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
 
 
 def minimize_gradient(
-    loss: Loss, models: Sequence[nn.Module], *, steps: int, lr: float = 1e-3, tolerance: float = 0.0
+    loss: Loss,
+    models: Sequence[nn.Module],
+    *,
+    steps: int,
+    lr: float = 1e-3,
+    tolerance: float = 0.0,
+    checkpoint: str | Path | None = None,
 ) -> np.ndarray:
     """Train networks on the squared norm of their gradient, ½ ‖∇L‖², instead of the loss: double backpropagation.
 
@@ -462,12 +470,15 @@ def minimize_gradient(
         steps: steps of Adam.
         lr: its learning rate at first.
         tolerance: a network rests once its ‖∇L‖ is this small.
+        checkpoint: file to continue from, and to save to, as in `training.fit`; None takes a file in the folder
+            `LABUTILS_CHECKPOINTS`, if that is set.
 
     Returns:
         ‖∇L‖ of each network (K, steps + 1), before each step and at the end.
 
     Raises:
-        ValueError: no networks, no steps, or a learning rate that is not positive.
+        ValueError: no networks, no steps, or a learning rate that is not positive; a checkpoint that is damaged or
+            belongs to another computation.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False).double()
@@ -478,31 +489,51 @@ def minimize_gradient(
     """
     if not models or steps < 1 or not lr > 0:
         raise ValueError(f"{len(models)} models, steps = {steps}, lr = {lr}: all must be positive")
-    parameters, _ = _differentiable(loss, models)
+    kept = nn.ParameterList(_differentiable(loss, models)[0])
+    parameters = list(kept)
     optimizer = torch.optim.Adam(parameters, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    norms = np.empty((len(models), steps + 1))
-    for step in range(steps + 1):
-        values = _losses(loss, models, parameters)
-        gradients = torch.autograd.grad(values.sum(), parameters, create_graph=True, materialize_grads=True)
-        squares = sum(g.flatten(1).square().sum(1) for g in gradients)
-        norms[:, step] = squares.detach().sqrt().cpu().numpy()
-        if step == steps:
-            break
-        moving = squares.detach().sqrt() > tolerance
-        if not moving.any():
-            norms[:, step:] = norms[:, step : step + 1]
-            break
-        before = [p.detach().clone() for p in parameters]
-        for p, g in zip(parameters, torch.autograd.grad(squares.sum() / 2, parameters), strict=True):
-            p.grad = g
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            for p, old in zip(parameters, before, strict=True):
-                p[~moving] = old[~moving]
+    at = checkpoints.Values(step=0, norms=torch.empty(len(models), steps + 1, dtype=torch.float64))
+
+    def settings() -> dict[str, Any]:
+        leaves, values = _differentiable(loss, models)
+        return {
+            "computation": "curvature.minimize_gradient",
+            "networks": repr(models[0]),
+            "initial_weights": leaves,
+            # A function has no bytes to compare, so its values and gradients stand for it and for its data.
+            "loss": [loss, values, torch.autograd.grad(values.sum(), leaves, materialize_grads=True)],
+            "steps": steps,
+            "lr": lr,
+            "tolerance": tolerance,
+        }
+
+    state = {"at": at, "parameters": kept, "optimizer": optimizer, "schedule": schedule}
+    with checkpoints.bind(checkpoint, state, settings) as saved:
+        for step in range(at.step, steps + 1):
+            saved.keep()
+            values = _losses(loss, models, parameters)
+            gradients = torch.autograd.grad(values.sum(), parameters, create_graph=True, materialize_grads=True)
+            squares = sum(g.flatten(1).square().sum(1) for g in gradients)
+            norms = squares.detach().sqrt()
+            at.norms[:, step] = norms
+            resting = ~(norms > tolerance)
+            if step == steps or resting.all():
+                at.norms[:, step:] = at.norms[:, step : step + 1]
+                break
+            rested = [p.detach()[resting] for p in parameters]
+            for p, g in zip(parameters, torch.autograd.grad(squares.sum() / 2, parameters), strict=True):
+                p.grad = g
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                for p, old in zip(parameters, rested, strict=True):
+                    p[resting] = old
+            at.step = step + 1
+        at.step = steps + 1
+        saved.keep(now=True)
     _write_back(models, parameters)
-    return norms
+    return at.norms.numpy()
 
 
 def levenberg_marquardt(
@@ -513,6 +544,7 @@ def levenberg_marquardt(
     steps: int = 100,
     damping: float = 1e-2,
     tolerance: float = 0.0,
+    checkpoint: str | Path | None = None,
 ) -> np.ndarray:
     """Train networks on the mean squared error by the Levenberg–Marquardt method, all of them at once.
 
@@ -526,12 +558,15 @@ def levenberg_marquardt(
         steps: steps that are tried.
         damping: μ at first, relative to the largest diagonal entry of JᵀJ.
         tolerance: a network rests once its ‖∇L‖ is this small.
+        checkpoint: file to continue from, and to save to, as in `training.fit`; None takes a file in the folder
+            `LABUTILS_CHECKPOINTS`, if that is set.
 
     Returns:
         ‖∇L‖ of each network (K, steps + 1), before each step and at the end.
 
     Raises:
-        ValueError: no networks, no steps, a damping that is not positive, or targets that do not fit.
+        ValueError: no networks, no steps, a damping that is not positive, or targets that do not fit; a checkpoint that
+            is damaged or belongs to another computation.
 
     Source:
         Marquardt (1963), SIAM Journal 11, 431-441; Nocedal and Wright (2006), section 10.3.
@@ -553,28 +588,46 @@ def levenberg_marquardt(
     def residuals(flat: Tensor) -> Tensor:
         return (_With.flat(model, flat)(x) - y).flatten()
 
-    norms = np.empty((len(models), steps + 1))
-    r, mu, largest = vmap(residuals)(weights), None, None
-    for step in range(steps + 1):
-        j = _jacobian(model, weights, x)
-        slope = (j.mT @ r.unsqueeze(2)).squeeze(2)
-        norm = slope.norm(dim=1) * 2 / r.shape[1]
-        norms[:, step] = norm.cpu().numpy()
-        if step == steps or not (norm > tolerance).any():
-            norms[:, step:] = norms[:, step : step + 1]
-            break
-        if mu is None:
-            largest = j.square().sum(1).amax(1)  # the diagonal of JᵀJ
-            mu = damping * largest
-        candidate = weights - _damped_least_squares(j, r, mu)
-        new = vmap(residuals)(candidate)
-        better = (new.square().sum(1) < r.square().sum(1)) & (norm > tolerance)
-        weights = torch.where(better.unsqueeze(1), candidate, weights)
-        r = torch.where(better.unsqueeze(1), new, r)
-        mu = torch.where(better, mu / 3, mu * 3).clamp(1e-14 * largest, 1e14 * largest)
-    for network, flat in zip(models, weights, strict=True):
+    at = checkpoints.Values(step=0, weights=weights, norms=torch.empty(len(models), steps + 1, dtype=torch.float64))
+    at.r, at.j = vmap(residuals)(weights), _jacobian(model, weights, x)
+    largest = at.j.square().sum(1).amax(1)  # the diagonal of JᵀJ
+    at.mu = damping * largest
+
+    def settings() -> dict[str, Any]:
+        return {
+            "computation": "curvature.levenberg_marquardt",
+            "networks": repr(model),
+            "initial_weights": weights,
+            "buffers": list(model.buffers()),
+            "data": [x, y],
+            "steps": steps,
+            "damping": damping,
+            "tolerance": tolerance,
+        }
+
+    with checkpoints.bind(checkpoint, {"at": at}, settings) as saved:
+        for step in range(at.step, steps + 1):
+            saved.keep()
+            slope = (at.j.mT @ at.r.unsqueeze(2)).squeeze(2)
+            norm = slope.norm(dim=1) * 2 / at.r.shape[1]
+            at.norms[:, step] = norm
+            if step == steps or not (norm > tolerance).any():
+                at.norms[:, step:] = at.norms[:, step : step + 1]
+                break
+            candidate = at.weights - _damped_least_squares(at.j, at.r, at.mu)
+            new = vmap(residuals)(candidate)
+            better = (new.square().sum(1) < at.r.square().sum(1)) & (norm > tolerance)
+            at.weights = torch.where(better.unsqueeze(1), candidate, at.weights)
+            at.r = torch.where(better.unsqueeze(1), new, at.r)
+            at.mu = torch.where(better, at.mu / 3, at.mu * 3).clamp(1e-14 * largest, 1e14 * largest)
+            if better.any():  # where the step was refused, J is still the right one
+                at.j[better] = _jacobian(model, at.weights[better], x)
+            at.step = step + 1
+        at.step, at.j = steps + 1, None
+        saved.keep(now=True)
+    for network, flat in zip(models, at.weights, strict=True):
         vector_to_parameters(flat.clone(), network.parameters())
-    return norms
+    return at.norms.numpy()
 
 
 def _differentiable(loss: Loss, networks: Sequence[nn.Module]) -> tuple[list[Tensor], Tensor]:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labutils import optim
+from labutils import checkpoint as checkpoints
+from labutils import distribute, optim
 from labutils.data import Dataset, Split
 from labutils.models import ACTIVATIONS, Block
 
@@ -65,6 +69,7 @@ class Stack:
         device: where to compute, such as "cpu" or "cuda".
         chunk: networks that compute together; None applies the rule in this module's docstring. With 1, each network
             runs by itself, which any `nn.Module` can.
+        first: for a part of a larger stack, how many networks come before it there: so that it computes the same bits.
 
     Attributes:
         weights: (K, P), each row a network's parameters, flattened in the order of `model.parameters()`.
@@ -72,6 +77,7 @@ class Stack:
         names: the parameters' names, in the same order.
         shapes: their shapes.
         chunk: networks that compute together.
+        alone: whether each network runs by itself, as a module.
 
     Raises:
         ValueError: no networks, networks that differ, or a `chunk` that their layers do not allow.
@@ -91,23 +97,19 @@ class Stack:
         batch_size: int = 1,
         device: str | torch.device = "cpu",
         chunk: int | None = None,
+        first: int = 0,
     ) -> None:
         self.models = list(models)
         _check_same_architecture(self.models)
-        first = self.models[0]
+        model = self.models[0]
         self.device = torch.device(device)
-        self.dtype = next(first.parameters()).dtype
-        self.names = [name for name, _ in first.named_parameters()]
-        self.shapes = [p.shape for p in first.parameters()]
-        stackable = isinstance(first, nn.Sequential) and all(map(_can_stack, first))
-        if chunk is None:
-            chunk = self._cached_models(example, batch_size) if stackable else 1
-        elif chunk < 1 or (chunk > 1 and not stackable):
-            raise ValueError(f"chunk = {chunk}: {'networks with these layers run one by one (1)' if chunk else '≥ 1'}")
-        rounds = math.ceil(len(self.models) / chunk)
-        self.chunk = math.ceil(len(self.models) / rounds)
-        self._home = next(first.parameters()).device
-        self._bind()
+        self.dtype = next(model.parameters()).dtype
+        self.names = [name for name, _ in model.named_parameters()]
+        self.shapes = [p.shape for p in model.parameters()]
+        self.chunk = _choose_chunk(self.models, example, batch_size, self.device, chunk)
+        self.alone = (chunk or self.chunk) == 1
+        self._home = next(model.parameters()).device
+        self._bind(first)
 
     def __enter__(self) -> Stack:
         return self
@@ -157,6 +159,19 @@ class Stack:
             accuracies.append(_accuracies(outputs.detach(), target))
         return torch.cat(losses), torch.cat(accuracies)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights (K, P), and each buffer of the networks as (K, ...)."""
+        buffers = zip(*(model.buffers() for model in self.models), strict=True)
+        return {"weights": self.weights.detach(), "buffers": [torch.stack(each) for each in buffers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy weights and buffers from a state into the networks."""
+        with torch.no_grad():
+            self.weights.copy_(state["weights"])
+            for k, model in enumerate(self.models):
+                for buffer, saved in zip(model.buffers(), state["buffers"], strict=True):
+                    buffer.copy_(saved[k])
+
     def release(self) -> None:
         """Give every network parameters of its own again, on the device that it came from; ends the stack's use."""
         # The gradients go first: their memory serves the copies.
@@ -166,34 +181,10 @@ class Stack:
                 parameter.data = parameter.data.clone()
             model.to(self._home)
 
-    def _cached_models(self, example: Tensor | None, batch_size: int) -> int:
-        """Return how many networks' activations for one batch stay within the cache."""
-        if example is None:
-            return len(self.models)
-        first, values = self.models[0], 0
-
-        def count(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            nonlocal values
-            values += output.numel()
-
-        hooks = [layer.register_forward_hook(count) for layer in first.modules() if not list(layer.children())]
-        try:
-            with torch.no_grad():
-                first(example.to(next(first.parameters())))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        bytes_per_model = values * batch_size * self.dtype.itemsize
-        kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in first.modules()) else "dense"
-        limit = _CPU_BYTES_PER_THREAD[kind] * torch.get_num_threads()
-        if self.device.type == "cuda":
-            limit = _CUDA_BYTES
-        return min(max(1, limit // bytes_per_model), len(self.models))
-
-    def _bind(self) -> None:
+    def _bind(self, first: int) -> None:
         """Move all parameters into `weights`, and make the networks' own parameters views of it."""
         sizes = [shape.numel() for shape in self.shapes]
-        self.weights = torch.empty(len(self), sum(sizes), dtype=self.dtype, device=self.device)
+        self.weights = _rows_after(first, (len(self), sum(sizes)), self.dtype, self.device)
         for model, row in zip(self.models, self.weights, strict=True):
             model.to(self.device)
             for parameter, part in zip(model.parameters(), row.split(sizes), strict=True):
@@ -205,19 +196,25 @@ class Stack:
         for start in range(0, len(self), self.chunk):
             part = slice(start, min(start + self.chunk, len(self)))
             parameters = [p.requires_grad_() for p in self._views(self.weights[part], sizes)]
-            if self.chunk == 1:
+            if self.alone:
                 parameters = list(self.models[start].parameters())
             self._chunks.append(_Chunk(part, parameters, self._views(self.gradients[part], sizes)))
 
     def _views(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
         """Cut rows (c, P) into parameters (c, ...); into (...) where networks run by themselves."""
-        leading = () if self.chunk == 1 else (len(flat),)
+        leading = () if self.alone else (len(flat),)
         return [p.view(*leading, *s) for p, s in zip(flat.split(sizes, dim=1), self.shapes, strict=True)]
 
     def _outputs(self, chunk: _Chunk, x: Tensor, own: bool) -> Tensor:
-        if self.chunk == 1:
+        if self.alone:
             return self.models[chunk.models.start](x[0] if own else x).t().unsqueeze(0)
         return _stacked_forward(self.models[0], chunk, x, own)
+
+
+def _rows_after(first: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return empty rows, aligned in memory as if others came before them: the last bit of a product depends on it."""
+    before = first * math.prod(shape[1:]) % (64 // dtype.itemsize)  # torch aligns what it allocates to 64 bytes
+    return torch.empty(before + math.prod(shape), dtype=dtype, device=device)[before:].view(shape)
 
 
 def _check_same_architecture(models: list[nn.Module]) -> None:
@@ -231,6 +228,44 @@ def _check_same_architecture(models: list[nn.Module]) -> None:
             raise ValueError(f"models[{k}] differs from models[0]: only networks of one architecture train together")
     if len({dtype for _, _, dtype in described[0][1]}) != 1:
         raise ValueError("a network needs parameters, all of one floating-point type")
+
+
+def _choose_chunk(
+    models: Sequence[nn.Module], example: Tensor | None, batch_size: int, device: torch.device, chunk: int | None
+) -> int:
+    """Return how many networks compute together: as asked, or by the rule; then in chunks of about one size."""
+    stackable = isinstance(models[0], nn.Sequential) and all(map(_can_stack, models[0]))
+    if chunk is None:
+        chunk = _cached_models(models, example, batch_size, device) if stackable else 1
+    elif chunk < 1 or (chunk > 1 and not stackable):
+        raise ValueError(f"chunk = {chunk}: {'networks with these layers run one by one (1)' if chunk else '≥ 1'}")
+    rounds = math.ceil(len(models) / chunk)
+    return math.ceil(len(models) / rounds)
+
+
+def _cached_models(models: Sequence[nn.Module], example: Tensor | None, batch_size: int, device: torch.device) -> int:
+    """Return how many networks' activations for one batch stay within the cache."""
+    if example is None:
+        return len(models)
+    first, values = models[0], 0
+
+    def count(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        nonlocal values
+        values += output.numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in first.modules() if not list(layer.children())]
+    try:
+        with torch.no_grad():
+            first(example.to(next(first.parameters())))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    bytes_per_model = values * batch_size * next(first.parameters()).dtype.itemsize
+    kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in first.modules()) else "dense"
+    limit = _CPU_BYTES_PER_THREAD[kind] * torch.get_num_threads()
+    if device.type == "cuda":
+        limit = _CUDA_BYTES
+    return min(max(1, limit // bytes_per_model), len(models))
 
 
 def _can_stack(layer: nn.Module) -> bool:
@@ -360,11 +395,23 @@ def fit(
     device: str | torch.device = "cpu",
     chunk: int | None = None,
     progress: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> History:
     """Train one network, or many of one architecture at once; their weights change in place.
 
     A network trained in a stack ends where it would end alone with the same seed, up to rounding. One whose loss stops
     being finite is recorded as diverged and does not touch the others.
+
+    With a checkpoint, a training that was interrupted, by Ctrl-C or a power cut, continues in the middle of the epoch
+    when it is called again with the same settings, data and initial networks, and one that had finished returns at
+    once; see `labutils.checkpoint`. For that, `on_epoch` needs a state to save (`state_dict()` and
+    `load_state_dict()`), as `Checkpoints` and `Measurements` have it: with another hook, nothing is saved.
+
+    Where `LABUTILS_SCHEDULER` names a Dask scheduler, a stack of several chunks is sent to its workers chunk by chunk,
+    see `labutils.distribute`. The numbers stay the same, bit for bit where the workers have the same kind of processor,
+    the same torch and the same number of threads as this process: each chunk is the same computation, wherever it runs.
+    Networks with dropout train here, since they share one random stream; so do those with a hook other than
+    `Checkpoints` and `Measurements`, and those with a `checkpoint` of their own.
 
     Args:
         models: a network, or a list of K networks of one architecture, of any floating-point type.
@@ -392,16 +439,21 @@ def fit(
             same batches) or one for each.
         evaluate_every: epochs between two evaluations; the start and the last epoch are always evaluated. 0 evaluates
             nothing, and the History then holds only running values.
-        on_epoch: called as `on_epoch(epoch, stack)` at the start (0) and after each epoch, such as a `Checkpoints`.
+        on_epoch: called as `on_epoch(epoch, stack)` at the start (0) and after each epoch, with the networks in eval
+            mode, such as a `Checkpoints`.
         device: where to train, "cpu" or "cuda"; the networks return to where they were.
         chunk: networks that compute together, see `Stack`; None chooses.
         progress: whether to show a bar; None shows one where somebody watches (a terminal or a notebook in use).
+        checkpoint: file to continue from, and to save to (with several batch sizes, one file for each beside it);
+            None takes a file in the folder `LABUTILS_CHECKPOINTS`, if that is set.
 
     Returns:
         The History; its arrays have one row a network.
 
     Raises:
-        ValueError: a setting out of range, a sequence of the wrong length, unknown names, mismatched data.
+        ValueError: a setting out of range, a sequence of the wrong length, unknown names, mismatched data; a checkpoint
+            that is damaged or belongs to another training.
+        KeyboardInterrupt: Ctrl-C was pressed; with a checkpoint, after saving.
 
     Example:
         >>> from labutils import functions, models
@@ -433,29 +485,39 @@ def fit(
     _check_same_architecture(networks)
     layer_rates = _layer_rates(layer_lr or {}, networks)
     parts = _parts(dataset, loss, augment, next(networks[0].parameters()).dtype, device)
-    if labels is not None:
-        parts["train"] = parts["train"][0], _own_labels(labels, len(networks), *parts["train"])
-    settings = {
-        "parts": parts, "epochs": epochs, "optimizer": optimizer, "nesterov": nesterov, "loss": loss,
-        "schedule": schedule, "step_size": step_size, "gamma": gamma,
-        "augment": augment, "padding": padding,
-        "evaluate_every": evaluate_every, "on_epoch": on_epoch, "device": device, "chunk": chunk,
-        "progress": watched() if progress is None else progress,
-    }  # fmt: skip
-    if len(set(batch_sizes)) == 1:
-        return _train(networks, batch_size=batch_sizes[0], layer_lr=layer_rates, **per_model, **settings)
-    if on_epoch is not None:
+    x = parts["train"][0]
+    if on_epoch is not None and len(set(batch_sizes)) > 1:
         raise ValueError("on_epoch sees one stack: with several batch sizes, call fit once for each of them")
-    histories: list[tuple[list[int], History]] = []
+    if checkpoint is not None and on_epoch is not None and not _has_state(on_epoch):
+        raise ValueError("on_epoch has no state_dict(), so that a checkpoint cannot keep it: see Measurements")
+    jobs = []
     for size in dict.fromkeys(batch_sizes):
-        rows = [i for i, b in enumerate(batch_sizes) if b == size]
-        own: dict[str, Any] = {name: [value[i] for i in rows] for name, value in per_model.items()}
-        own["layer_lr"] = {name: [value[i] for i in rows] for name, value in layer_rates.items()}
-        if labels is not None:
-            x, y = parts["train"]
-            settings["parts"] = parts | {"train": (x, y[rows])}
-        histories.append((rows, _train([networks[i] for i in rows], batch_size=size, **own, **settings)))
-    return _merge(histories)
+        n, rows = min(len(x), size or len(x)), [i for i, b in enumerate(batch_sizes) if b == size]
+        whole = _Job(
+            rows=list(range(len(networks))), epochs=epochs, batch_size=n, optimizer=optimizer, layer_lr=layer_rates,
+            nesterov=nesterov, schedule=schedule, step_size=step_size, gamma=gamma, loss=loss,
+            augment=augment, padding=padding, labels=_own_labels(labels, len(networks), *parts["train"]),
+            own_batches=len({per_model["seed"][i] for i in rows}) > 1 and (n < len(x) or augment),
+            evaluate_every=evaluate_every, device=str(device), first=0,
+            chunk=_choose_chunk([networks[i] for i in rows], x[:1], n, torch.device(device), chunk), **per_model,
+        )  # fmt: skip
+        jobs.append(whole.of(rows))
+    show = watched() if progress is None else progress
+    if distribute.scheduler() and checkpoint is None and _can_travel(networks, on_epoch):
+        pieces = [
+            replace(job.of(job.rows[i : i + job.chunk]), first=i)
+            for job in jobs
+            for i in range(0, len(job.rows), job.chunk)
+        ]
+        if len(pieces) > 1:
+            return _train_elsewhere(networks, parts, pieces, on_epoch, show)
+    histories = []
+    for job in jobs:
+        path = Path(checkpoint) if checkpoint is not None else None
+        if path is not None and len(jobs) > 1:
+            path = path.with_name(f"{path.stem}-{job.batch_size}{path.suffix}")
+        histories.append(_train([networks[i] for i in job.rows], parts, job, on_epoch, show, path))
+    return _merge(jobs, histories)
 
 
 def evaluate(
@@ -566,11 +628,79 @@ def eval_mode(*networks: nn.Module) -> Iterator[None]:
             layer.training = mode
 
 
-class Checkpoints:
-    """Collects the weights while `fit` trains; pass it as `on_epoch`.
+class Measurements:
+    """Collects what a function measures while `fit` trains; pass it as `on_epoch`. A checkpoint of `fit` keeps it.
 
     Args:
-        every: epochs between two checkpoints; the start (epoch 0) is one.
+        function: called as `function(epoch, stack)`; returns an array or tensor with one row for each network (K, ...),
+            of the same shape every time. A network's row must not depend on the others, which may train elsewhere.
+        every: epochs between two measurements, of which the start (epoch 0) is one; or the epochs to measure at.
+
+    Attributes:
+        epochs: the epochs at which was measured.
+
+    Example:
+        >>> from labutils import functions, models
+        >>> lengths = Measurements(lambda epoch, stack: stack.weights.norm(dim=1), every=2)
+        >>> data = functions.sample("sinc", 9, -1, 1)
+        >>> _ = fit(models.mlp((1, 2, 1)), data, epochs=4, lr=0.1, loss="mse", on_epoch=lengths)
+        >>> lengths.epochs, lengths.values.shape
+        ([0, 2, 4], (1, 3))
+    """
+
+    def __init__(self, function: Callable[[int, Stack], Any], every: int | Collection[int] = 1) -> None:
+        if isinstance(every, int):
+            _check_at_least(every=(every, 1))
+        self.function, self.every = function, every
+        self.epochs: list[int] = []
+        self._taken: list[Tensor] = []  # each (times, K, ...)
+
+    def __call__(self, epoch: int, stack: Stack) -> None:
+        """Measure, if it is time to."""
+        if epoch % self.every == 0 if isinstance(self.every, int) else epoch in self.every:
+            value = self.function(epoch, stack)
+            value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
+            if value.dim() == 0 or len(value) != len(stack):
+                raise ValueError(
+                    f"measured {tuple(value.shape)}: one row for each of the {len(stack)} networks is needed"
+                )
+            self._taken.append(value.to("cpu", copy=True).unsqueeze(0))
+            self.epochs.append(epoch)
+
+    @property
+    def values(self) -> np.ndarray:
+        """What was measured so far, (K, times, ...)."""
+        return self._all().transpose(0, 1).numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured, and how."""
+        every = self.every if isinstance(self.every, int) else sorted(self.every)
+        how = {"every": every, "function": checkpoints.fingerprint(self.function)}
+        return how | {"epochs": list(self.epochs), "taken": self._all() if self._taken else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace what was measured."""
+        self.epochs, self._taken = list(state["epochs"]), [] if state["taken"] is None else [state["taken"]]
+
+    @staticmethod
+    def joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the state for all networks, from the states of parts of them."""
+        taken = [state["taken"] for state in states]
+        return states[0] | {"taken": None if taken[0] is None else torch.cat(taken, dim=1)}
+
+    def _all(self) -> Tensor:
+        """Everything in one tensor (times, K, ...), in which it stays: a list of thousands is slow to save."""
+        if not self._taken:
+            raise ValueError("nothing has been measured yet: pass it to fit as on_epoch first")
+        self._taken = [self._taken[0] if len(self._taken) == 1 else torch.cat(self._taken)]
+        return self._taken[0]
+
+
+class Checkpoints(Measurements):
+    """Collects the weights while `fit` trains; pass it as `on_epoch`. A checkpoint of `fit` keeps it.
+
+    Args:
+        every: epochs between two checkpoints, of which the start (epoch 0) is one; or the epochs to take.
 
     Attributes:
         epochs: the epochs at which weights were taken.
@@ -584,22 +714,17 @@ class Checkpoints:
         ([0, 2, 4], (1, 3, 7))
     """
 
-    def __init__(self, every: int = 1) -> None:
-        _check_at_least(every=(every, 1))
-        self.every = every
-        self.epochs: list[int] = []
-        self._weights: list[Tensor] = []
-
-    def __call__(self, epoch: int, stack: Stack) -> None:
-        """Take the weights if it is time to."""
-        if epoch % self.every == 0:
-            self.epochs.append(epoch)
-            self._weights.append(stack.weights.to("cpu", copy=True))
+    def __init__(self, every: int | Collection[int] = 1) -> None:
+        super().__init__(_weights_of, every)
 
     @property
     def weights(self) -> Tensor:
         """The weights taken so far, (K, checkpoints, P)."""
-        return torch.stack(self._weights, dim=1)
+        return self._all().transpose(0, 1)
+
+
+def _weights_of(_epoch: int, stack: Stack) -> Tensor:
+    return stack.weights
 
 
 def watched() -> bool:
@@ -680,81 +805,244 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return torch.where(index < size, index, 2 * (size - 1) - index)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """How to train a stack, checked: what a checkpoint is bound to, and what a worker gets."""
+
+    rows: list[int]  # the networks' places in the call of `fit`
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: list[float]
+    layer_lr: dict[str, list[float]]
+    momentum: list[float]
+    weight_decay: list[float]
+    nesterov: bool
+    schedule: str | None
+    step_size: int
+    gamma: float
+    loss: str
+    augment: bool
+    padding: int
+    labels: Tensor | None
+    seed: list[int]
+    own_batches: bool
+    first: int  # networks before these in the stack that they are a part of
+    evaluate_every: int
+    device: str
+    chunk: int
+
+    def of(self, rows: list[int]) -> _Job:
+        """Return the job of some of the networks, given by their places."""
+        at = [self.rows.index(row) for row in rows]
+        lists = {name: [getattr(self, name)[i] for i in at] for name in ("lr", "momentum", "weight_decay", "seed")}
+        layers = {name: [rates[i] for i in at] for name, rates in self.layer_lr.items()}
+        return replace(
+            self, rows=rows, layer_lr=layers, labels=None if self.labels is None else self.labels[at], **lists
+        )
+
+
 def _train(
     networks: list[nn.Module],
-    *,
     parts: dict[str, tuple[Tensor, Tensor]],
-    epochs: int,
-    batch_size: int | None,
-    optimizer: str,
-    lr: list[float],
-    layer_lr: dict[str, list[float]],
-    momentum: list[float],
-    weight_decay: list[float],
-    nesterov: bool,
-    schedule: str | None,
-    step_size: int,
-    gamma: float,
-    loss: str,
-    augment: bool,
-    padding: int,
-    seed: list[int],
-    evaluate_every: int,
+    job: _Job,
     on_epoch: Callable[[int, Stack], None] | None,
-    device: str | torch.device,
-    chunk: int | None,
+    progress: bool,
+    path: Path | None = None,
+) -> History:
+    """Train networks that share a batch size, from where they were if there is a checkpoint."""
+    if job.labels is not None:
+        parts = parts | {"train": (parts["train"][0], job.labels)}
+    x, y = parts["train"]
+    own = job.own_batches
+    record = _Recorder(len(networks), job.epochs, job.evaluate_every)
+    batches = _Batches(x, y, job)
+    for model in networks:
+        model.train()
+    bar = tqdm(total=job.epochs, unit="epoch", disable=not progress, leave=False)
+    with Stack(networks, device=job.device, chunk=job.chunk, first=job.first) as stack, bar:
+        with_modes = networks if stack.alone else []  # layers that stack have none
+        step = _optimizer(stack, job)
+        rates = [group["lr"] for group in step.param_groups]
+        nothing = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
+        at = checkpoints.Values(epoch=0, batch=0, sums=nothing)
+        state = {"at": at, "networks": stack, "optimizer": step, "batches": batches, "record": record}
+        with _checkpoint(path, state, stack, parts, job, on_epoch) as saved:
+            factors = _schedule(job, len(batches), skip=max(0, at.epoch - 1) * len(batches) + at.batch)
+            bar.update(max(0, at.epoch - 1))
+            for epoch in range(at.epoch, job.epochs + 1):
+                if epoch > 0:
+                    for (xb, yb), factor in zip(batches.epoch(skip=at.batch), factors, strict=False):
+                        saved.keep()
+                        sums = torch.stack(stack.backward(xb, yb, job.loss, own=own)) * xb.shape[own]
+                        for group, rate in zip(step.param_groups, rates, strict=True):
+                            group["lr"] = rate * factor
+                        step.step()
+                        at.batch, at.sums = at.batch + 1, at.sums + sums
+                    record.running(epoch, at.sums / len(x))
+                    bar.update()
+                with eval_mode(*with_modes):
+                    if record.due(epoch):
+                        record.evaluated(
+                            epoch, {name: _evaluate(stack, *part, job.loss) for name, part in parts.items()}
+                        )
+                        bar.set_postfix_str(record.latest, refresh=False)
+                    if on_epoch is not None:
+                        on_epoch(epoch, stack)
+                at.epoch, at.batch, at.sums = epoch + 1, 0, nothing
+            saved.keep(now=True)
+        step.zero_grad()  # the gradients' memory serves the networks' own weights, see Stack.release
+    for model in networks:
+        model.eval()
+    return record.history()
+
+
+def _checkpoint(
+    path: Path | None,
+    state: dict[str, checkpoints.Part],
+    stack: Stack,
+    parts: dict[str, tuple[Tensor, Tensor]],
+    job: _Job,
+    on_epoch: Callable[[int, Stack], None] | None,
+) -> checkpoints.Checkpoint:
+    """Return the checkpoint of a training; one that saves nothing if `on_epoch` has no state."""
+    if on_epoch is not None and not _has_state(on_epoch):
+        return checkpoints.Checkpoint(None, {}, {})
+
+    def settings() -> dict[str, Any]:
+        return {"computation": "training.fit"} | _settings(stack.models, parts, job, on_epoch)
+
+    extra = {"random": _GlobalRandom(stack.device)} | ({} if on_epoch is None else {"on_epoch": on_epoch})
+    return checkpoints.bind(path, state | extra, settings)
+
+
+def _settings(networks: Sequence[nn.Module], parts: Mapping[str, Any], job: _Job, on_epoch: Any) -> dict[str, Any]:
+    """Return all that decides the numbers of a training."""
+    return {
+        "networks": repr(networks[0]),
+        "initial_weights": [[*model.parameters(), *model.buffers()] for model in networks],
+        **{f"{name} data": data for name, data in parts.items()},
+        "on_epoch": None if on_epoch is None else [on_epoch, on_epoch.state_dict()],
+        "random_state": torch.get_rng_state() if _draws(networks) else None,
+        **vars(job),
+    }
+
+
+def _has_state(hook: Any) -> bool:
+    return hasattr(hook, "state_dict") and hasattr(hook, "load_state_dict")
+
+
+def _draws(networks: Sequence[nn.Module]) -> bool:
+    """Whether networks draw random numbers while they train."""
+    return any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in networks[0].modules())
+
+
+class _GlobalRandom:
+    """The state of torch's global generators, which dropout draws from."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = {"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}
+        return {"cpu": torch.get_rng_state()} | cuda
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+def _can_travel(networks: Sequence[nn.Module], on_epoch: Callable[[int, Stack], None] | None) -> bool:
+    """Whether parts of a stack may train in different places: they share no random numbers, and no other state."""
+    return not _draws(networks) and (on_epoch is None or (isinstance(on_epoch, Measurements) and not on_epoch.epochs))
+
+
+def _train_elsewhere(
+    networks: list[nn.Module],
+    parts: dict[str, tuple[Tensor, Tensor]],
+    jobs: list[_Job],
+    on_epoch: Measurements | None,
     progress: bool,
 ) -> History:
-    """Train networks that share a batch size."""
-    started = time.perf_counter()
-    x, y = parts["train"]
-    size = min(len(x), batch_size or len(x))
-    record = _Recorder(len(networks), epochs, evaluate_every)
-    own = len(set(seed)) > 1 and (size < len(x) or augment)
-    batches = _Batches(x, y, size, seed if own else seed[:1], padding if augment else None)
-    factors = _schedule(schedule, epochs * len(batches), step_size * len(batches), gamma)
-    bar = tqdm(total=epochs, unit="epoch", disable=not progress, leave=False)
-    with Stack(networks, example=x[:1], batch_size=size, device=device, chunk=chunk) as stack, bar:
-        groups = _groups(stack, lr, layer_lr)
-        step = _optimizer(optimizer, groups, _one(momentum), _one(weight_decay), nesterov)
-        rates = [group["lr"] for group in step.param_groups]
-        for epoch in range(epochs + 1):
-            if epoch > 0:
-                _set_mode(stack, training=True)
-                running = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
-                for xb, yb in batches.epoch():
-                    running += torch.stack(stack.backward(xb, yb, loss, own=own)) * xb.shape[own]
-                    factor = next(factors)
-                    for group, rate in zip(step.param_groups, rates, strict=True):
-                        group["lr"] = rate * factor
-                    step.step()
-                record.running(epoch, running / len(x))
-                bar.update()
-            if record.due(epoch):
-                _set_mode(stack, training=False)
-                record.evaluated(epoch, {name: _evaluate(stack, *part, loss) for name, part in parts.items()})
-                bar.set_postfix_str(record.latest, refresh=False)
-            if on_epoch is not None:
-                on_epoch(epoch, stack)
-        step.zero_grad()  # the gradients' memory serves the networks' own weights, see Stack.release
-    return record.history(time.perf_counter() - started)
+    """Train parts of a stack on the workers of a scheduler, and bring everything back.
+
+    Where checkpoints are kept, there is one for each part that is done.
+    """
+    tasks = [([networks[i] for i in job.rows], job, on_epoch) for job in jobs]
+    data = functools.cache(lambda: {name: checkpoints.fingerprint(part) for name, part in parts.items()})
+    results = [checkpoints.Values(result=None) for _ in jobs]
+    files = [
+        checkpoints.bind(
+            None,
+            {"result": result},
+            lambda t=task: {"computation": "part of training.fit"} | _settings(t[0], data(), *t[1:]),
+        )
+        for task, result in zip(tasks, results, strict=True)
+    ]
+    for file in files:
+        with file:  # restores what is done
+            pass
+    todo = [i for i, found in enumerate(results) if found.result is None]
+    for n, result in distribute.run(_train_sent, [tasks[i] for i in todo], parts, progress=progress):
+        with files[todo[n]] as file:
+            results[todo[n]].result = result
+            file.keep(now=True)
+    for (trained, _, _), found in zip(tasks, results, strict=True):
+        for model, state in zip(trained, found.result["networks"], strict=True):
+            for tensor, new in zip((*model.parameters(), *model.buffers()), state, strict=True):
+                tensor.data.copy_(new)
+            model.eval()
+    if on_epoch is not None:
+        on_epoch.load_state_dict(Measurements.joined([found.result["on_epoch"] for found in results]))
+    arrays = [{name: np.asarray(values) for name, values in found.result["history"].items()} for found in results]
+    return _merge(jobs, [History(**each) for each in arrays])
+
+
+def _train_sent(
+    task: tuple[list[nn.Module], _Job, Measurements | None], parts: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """Train the networks of one task, on a worker; return what a checkpoint can hold."""
+    networks, job, on_epoch = task
+    history = _train(networks, parts, job, on_epoch, progress=False)
+    return {
+        "networks": [[tensor.detach().cpu() for tensor in (*m.parameters(), *m.buffers())] for m in networks],
+        "history": {field.name: torch.as_tensor(getattr(history, field.name)) for field in fields(history)},
+        "on_epoch": None if on_epoch is None else on_epoch.state_dict(),
+    }
 
 
 class _Batches:
-    """The training part in random order, a batch at a time, for all networks or for each its own.
+    """The training part in random order, a batch at a time, for all networks or for each its own."""
 
-    `padding` is that of random crops and flips; None leaves the images as they are.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, size: int, seeds: list[int], padding: int | None) -> None:
-        self.x, self.y, self.size, self.padding = x, y, size, padding
+    def __init__(self, x: Tensor, y: Tensor, job: _Job) -> None:
+        self.x, self.y, self.size, self.own, self.first = x, y, job.batch_size, job.own_batches, job.first
+        self.padding = job.padding if job.augment else None
         self.own_labels = y.dim() > 1 and not y.is_floating_point()  # (K, N)
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in (job.seed if self.own else job.seed[:1])]
+        self._remember()
 
     def __len__(self) -> int:
         return math.ceil(len(self.x) / self.size)
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, *, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch, but for the first ones: these are drawn, and left out."""
+        yield from islice(self._draw(), skip, None)
+        self._remember()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generators' states (G, bytes) at the beginning of the epoch."""
+        return {"generators": torch.stack(self._began)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for generator, began in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(began.clone())  # which takes no view of a tensor
+        self._remember()
+
+    def _remember(self) -> None:
+        self._began = [generator.get_state() for generator in self.generators]
+
+    def _draw(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.size == len(self.x) and self.padding is None:
             yield self.x, self.y  # the order of a full batch does not matter
             return
@@ -765,11 +1053,15 @@ class _Batches:
             x = [self.x.index_select(0, index) for index in chosen]
             if self.padding is not None:
                 x = [crop_and_flip(batch, g, padding=self.padding) for batch, g in zip(x, self.generators, strict=True)]
-            if len(x) == 1:
+            if not self.own:
                 yield x[0], self.y.index_select(int(self.own_labels), chosen[0])
                 continue
             labels = self.y if self.own_labels else [self.y] * len(x)
-            yield torch.stack(x), torch.stack([y.index_select(0, i) for y, i in zip(labels, chosen, strict=True)])
+            rows = _rows_after(self.first, (len(x), *x[0].shape), x[0].dtype, x[0].device)
+            yield (
+                torch.stack(x, out=rows),
+                torch.stack([y.index_select(0, i) for y, i in zip(labels, chosen, strict=True)]),
+            )
 
 
 class _Recorder:
@@ -787,6 +1079,7 @@ class _Recorder:
         self.values |= {f"running_{what}": np.full((k, epochs), np.nan) for what in ("loss", "accuracy")}
         self.diverged = np.full(k, np.nan)
         self.latest = ""
+        self.started = time.perf_counter()
 
     def due(self, epoch: int) -> bool:
         return epoch in self.column
@@ -806,20 +1099,27 @@ class _Recorder:
         if part == "train" and alive.any():
             self.latest = f"median train loss {np.median(loss[alive]):.3g}"
 
-    def history(self, seconds: float) -> History:
+    def state_dict(self) -> dict[str, Any]:
+        arrays = {name: torch.from_numpy(array) for name, array in (self.values | {"diverged": self.diverged}).items()}
+        return {"arrays": arrays, "latest": self.latest, "seconds": time.perf_counter() - self.started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, saved in state["arrays"].items():
+            np.copyto(self.diverged if name == "diverged" else self.values[name], saved.numpy())
+        self.latest, self.started = state["latest"], time.perf_counter() - state["seconds"]
+
+    def history(self) -> History:
+        seconds = time.perf_counter() - self.started
         return History(epochs=np.array(self.epochs, dtype=int), **self.values, diverged=self.diverged, seconds=seconds)
 
 
-def _merge(histories: list[tuple[list[int], History]]) -> History:
+def _merge(jobs: list[_Job], histories: list[History]) -> History:
     """Put the rows of several histories back into the order of their networks."""
-    order = np.argsort(np.concatenate([rows for rows, _ in histories]))
-    merged: dict[str, Any] = {
-        "epochs": histories[0][1].epochs,
-        "seconds": sum(h.seconds for _, h in histories),
-    }
+    order = np.argsort(np.concatenate([job.rows for job in jobs]))
+    merged: dict[str, Any] = {"epochs": histories[0].epochs, "seconds": float(sum(h.seconds for h in histories))}
     for field in fields(History):
         if field.name not in merged:
-            merged[field.name] = np.concatenate([getattr(h, field.name) for _, h in histories])[order]
+            merged[field.name] = np.concatenate([getattr(h, field.name) for h in histories])[order]
     return History(**merged)
 
 
@@ -832,11 +1132,6 @@ def _evaluate(stack: Stack, x: Tensor, y: Tensor, loss: str) -> tuple[np.ndarray
         totals += torch.stack([_losses(outputs, yb, loss).double(), _accuracies(outputs, yb)]) * len(xb)
     values, accuracies = (totals / len(x)).cpu().numpy()
     return values, accuracies
-
-
-def _set_mode(stack: Stack, *, training: bool) -> None:
-    for model in stack.models:
-        model.train(training)
 
 
 def _one(values: list[float]) -> float | list[float]:
@@ -865,28 +1160,25 @@ def _groups(stack: Stack, lr: list[float], layer_lr: dict[str, list[float]]) -> 
     return list(groups.values())
 
 
-def _optimizer(
-    name: str,
-    groups: list[dict[str, Any]],
-    momentum: float | list[float],
-    weight_decay: float | list[float],
-    nesterov: bool,
-) -> torch.optim.Optimizer:
-    if name == "sgd":
-        return optim.SGD(groups, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
-    return optim.Adam(groups, weight_decay=weight_decay, decoupled=name == "adamw")
+def _optimizer(stack: Stack, job: _Job) -> torch.optim.Optimizer:
+    groups, weight_decay = _groups(stack, job.lr, job.layer_lr), _one(job.weight_decay)
+    if job.optimizer == "sgd":
+        return optim.SGD(groups, momentum=_one(job.momentum), weight_decay=weight_decay, nesterov=job.nesterov)
+    return optim.Adam(groups, weight_decay=weight_decay, decoupled=job.optimizer == "adamw")
 
 
-def _schedule(name: str | None, steps: int, step_size: int, gamma: float) -> Iterator[float]:
-    """Yield the factor of the learning rate for every step, from torch's own schedulers."""
+def _schedule(job: _Job, steps_an_epoch: int, *, skip: int = 0) -> Iterator[float]:
+    """Yield the factor of the learning rate for every step but the first ones, from torch's own schedulers."""
     carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    steps = job.epochs * steps_an_epoch
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
-    if name == "step":
-        scheduler = torch.optim.lr_scheduler.StepLR(carrier, step_size, gamma)
-    elif name == "one_cycle":
+    if job.schedule == "step":
+        scheduler = torch.optim.lr_scheduler.StepLR(carrier, job.step_size * steps_an_epoch, job.gamma)
+    elif job.schedule == "one_cycle":
         scheduler = torch.optim.lr_scheduler.OneCycleLR(carrier, 1.0, steps, cycle_momentum=False)
-    for _ in range(steps):
-        yield carrier.param_groups[0]["lr"]
+    for i in range(steps):
+        if i >= skip:
+            yield carrier.param_groups[0]["lr"]
         if scheduler is not None:
             carrier.step()
             scheduler.step()
@@ -949,8 +1241,10 @@ def _parts(
     return converted
 
 
-def _own_labels(labels: Tensor, k: int, x: Tensor, y: Tensor) -> Tensor:
+def _own_labels(labels: Tensor | None, k: int, x: Tensor, y: Tensor) -> Tensor | None:
     """Return the networks' own labels (K, N) on the device, checked."""
+    if labels is None:
+        return None
     if y.is_floating_point() or labels.dtype != torch.int64 or labels.shape != (k, len(x)):
         raise ValueError(
             f"labels {tuple(labels.shape)} {labels.dtype}: {k} networks and {len(x)} labeled examples need"

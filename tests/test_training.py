@@ -546,6 +546,65 @@ def test_checkpoints_hold_the_path() -> None:
     assert torch.equal(path.weights[:, -1], torch.stack([flat(m) for m in again]))
 
 
+def test_measurements_hold_what_the_function_returns() -> None:
+    networks, data = make_mlps(2), make_data("mlp")
+    path = training.Checkpoints([0, 3, 5])
+    training.fit(make_mlps(2), data, epochs=5, lr=0.1, on_epoch=path)
+    lengths = training.Measurements(
+        lambda epoch, stack: [[epoch, w.norm().item()] for w in stack.weights], every=[5, 0, 3]
+    )
+    training.fit(networks, data, epochs=5, lr=0.1, on_epoch=lengths)
+    assert lengths.epochs == path.epochs == [0, 3, 5]
+    np.testing.assert_array_equal(lengths.values[..., 0], [[0, 3, 5]] * 2)
+    np.testing.assert_allclose(lengths.values[..., 1], path.weights.norm(dim=2), rtol=1e-12)
+    again = training.Measurements(lambda _epoch, _stack: None)
+    again.load_state_dict(lengths.state_dict())
+    assert again.epochs == lengths.epochs
+    np.testing.assert_array_equal(again.values, lengths.values)
+
+
+def test_measurements_copy_what_goes_on_changing() -> None:
+    live = training.Measurements(lambda _epoch, stack: stack.weights.numpy())
+    training.fit(make_mlps(2), make_data("mlp"), epochs=2, lr=0.1, on_epoch=live)
+    assert not np.array_equal(live.values[:, 0], live.values[:, 2])
+
+
+def test_measurements_need_a_row_for_each_network() -> None:
+    for wrong, shape in ((1.0, r"\(\)"), ([1.0, 2.0], r"\(2,\)")):
+        hook = training.Measurements(lambda _epoch, _stack, wrong=wrong: wrong)
+        with pytest.raises(ValueError, match=rf"measured {shape}: one row for each of the 3 networks"):
+            training.fit(make_mlps(3), make_data("mlp"), epochs=1, lr=0.1, on_epoch=hook)
+    with pytest.raises(ValueError, match="nothing has been measured yet"):
+        _ = training.Checkpoints().weights
+    with pytest.raises(ValueError, match="every = 0"):
+        training.Measurements(lambda _epoch, _stack: 0, every=0)
+
+
+def test_networks_are_in_eval_mode_while_a_hook_sees_them_and_afterward() -> None:
+    model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Dropout()).double()
+    modes = []
+    hook = lambda _epoch, stack: modes.append(stack.models[0][1].training)  # noqa: E731
+    training.fit(model.eval(), make_data("mlp"), epochs=3, lr=0.1, on_epoch=hook, evaluate_every=0)
+    assert modes == [False] * 4
+    assert not any(layer.training for layer in model.modules())
+    assert model[1].num_batches_tracked == 3
+
+
+def test_a_part_of_a_stack_computes_the_bits_of_the_whole() -> None:
+    """Alone it would lie otherwise in memory, and products of matrices may then round differently."""
+    x, y = torch.randn(9, 2, 12, 12), torch.randint(0, 3, (9,))
+    networks = [models.cnn((2, 3), (5, 3), size=12, seed=s) for s in range(5)]
+    with training.Stack(networks, chunk=2) as whole:
+        losses, _ = whole.backward(x, y, "cross_entropy")
+        gradients = whole.gradients.clone()
+    for first in (0, 2, 4):
+        part = networks[first : first + 2]
+        with training.Stack(part, chunk=2, first=first) as stack:
+            own, _ = stack.backward(x, y, "cross_entropy")
+            assert torch.equal(own, losses[first : first + 2])
+            assert torch.equal(stack.gradients, gradients[first : first + 2])
+
+
 def test_networks_own_their_weights_again_after_training_even_when_interrupted() -> None:
     networks = make_mlps(3)
 
