@@ -6,18 +6,34 @@ Exit codes: 0 all well; 1 a run or the build of the book failed; 2 a mistake on 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from labutils import __version__, runner
 from labutils.runner import Event, LabsError, Result, Run
+
+if TYPE_CHECKING:
+    from labutils.cost import Estimate, Forecast
 
 STATE_STYLE = {"done": "green", "fresh": "green", "stale": "yellow", "failed": "bold red", "not run": "dim"}
 
@@ -134,27 +150,38 @@ def _list(out: Path | None) -> int:
     help="Value for the parameter `device` of the notebooks that have one; the others run as always. A finished "
     "run is not repeated because of it (see --force).",
 )
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Run on the workers of this Dask scheduler, such as tcp://192.0.2.1:8786. Without it, --profile full starts "
+    "workers on this machine: as many as its cores, its memory and --jobs allow.",
+)
 @_OUT
-@click.option("--force", is_flag=True, help="Run also what is up to date.")
+@click.option("--force", is_flag=True, help="Run also what is up to date, and start over what was interrupted.")
+@click.option("--dry-run", is_flag=True, help="Run nothing: print what each run would take on this machine.")
 def _run(
     names: tuple[str, ...],
     parameters: tuple[tuple[str, str], ...],
     profile: Literal["quick", "full"],
     jobs: int | None,
     device: str | None,
+    scheduler: str | None,
     out: Path | None,
     force: bool,
+    dry_run: bool,
 ) -> int:
     """Run notebooks side by side; without names, all of them.
 
     NOTEBOOK may be cut short where it stays unique. Runs whose code, parameters and data are unchanged are
-    not repeated. A failing notebook does not stop the others, and its executed notebook is kept.
+    not repeated. A failing notebook does not stop the others, and its executed notebook is kept. A named run
+    that was interrupted goes on from its last checkpoint.
 
     \b
     labs run                          the quick run of every notebook
     labs run 21                       the quick run of 21_function_fitting
     labs run 21:d1-sinc               one of the runs named in notebooks/runs.yaml
-    labs run 21 --profile full        all its named runs
+    labs run 21 --profile full        all its named runs, each with one thread, the longest first
+    labs run --profile full --dry-run what they would take
     labs run 21 -p epochs 50          the quick run with another value
     """
     project = runner.find_project()
@@ -163,12 +190,16 @@ def _run(
     runs = runner.select(notebooks, names, profile=profile, overrides=overrides, device=device)
     if not runs:
         raise LabsError("nothing to run: notebooks/runs.yaml names no run of " + (", ".join(names) or "any notebook"))
-    if device == "cuda":
+    if device == "cuda" and not scheduler:
         _require_cuda()
     if device and (without := sorted({run.notebook.name for run in runs if run.device is None})):
         click.echo(f"without a parameter `device`, run as always: {', '.join(without)}")
-    results = _execute(project, runs, out or project.results, jobs, force)
-    return _conclude(results)
+    out = out or project.results
+    if dry_run:
+        return _show_costs(project, runs, out, jobs, force, scheduler)
+    if profile == "full" or scheduler:
+        return _conclude(_execute_over_dask(project, runs, out, jobs, force, scheduler))
+    return _conclude(_execute(project, runs, out, jobs, force))
 
 
 @_labs.command("book", short_help="Run what is not up to date and build the site.")
@@ -208,6 +239,39 @@ def _book(out: Path | None, results: Path | None, jobs: int | None) -> int:
     return 0
 
 
+@_labs.command("publish", short_help="Keep finished source runs beside the book.")
+@click.argument("names", nargs=-1, metavar="[NOTEBOOK[:RUN]]...")
+@_OUT
+@click.option(
+    "--stale",
+    is_flag=True,
+    help="Publish also a run that earlier code, other versions of libraries or other data files made; the claims "
+    "page says what changed since.",
+)
+def _publish(names: tuple[str, ...], out: Path | None, stale: bool) -> int:
+    """Copy the numbers, claims and provenance of finished named runs to book/results/, for the claims page.
+
+    NOTEBOOK alone means those of its named runs that are done, no name those of all notebooks. No pictures and no
+    paths of this machine go along, and at most 100 kB a run.
+
+    \b
+    labs publish 21:d1-sinc           one run
+    labs publish 21                   every finished named run of 21_function_fitting
+    """
+    from labutils import publish
+
+    project = runner.find_project()
+    results = out or project.results
+    runs, left_out = publish.choose(project, runner.load_notebooks(project), names, results, stale=stale)
+    for done in publish.publish(project, runs, results):
+        what = f"replaces the run of {done.replaced}" if done.replaced else "new"
+        kept = f"{done.path.relative_to(project.root)} ({done.size / 1000:.1f} kB)"
+        click.echo(f"{done.run.label}: {kept}, {what if done.changed else 'unchanged'}")
+    for label, reason in left_out.items():
+        click.echo(f"{label}: not published, {reason}")
+    return 0
+
+
 @_labs.command("data", short_help="Get a data set and say where it is.")
 @click.argument("name")
 def _data(name: str) -> int:
@@ -232,6 +296,50 @@ def _data(name: str) -> int:
     return 0
 
 
+@_labs.command("doctor", short_help="Check the installation and say what helps.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the lines.")
+def _doctor(as_json: bool) -> int:
+    """Check the installation: versions, kernel, notebooks, data, disk, memory, torchvision, GPU.
+
+    Each line is ok, a warning (the lab works, with limits) or a failure, with its remedy. Exit code 1 after a
+    failure. Where `labs` itself does not start, `python -m labutils.doctor` does the same.
+    """
+    from labutils import doctor
+
+    return doctor.main(as_json=as_json)
+
+
+@_labs.command("release", short_help="Make the students' version of the lab.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with data sets (mnist.npz, fashion_mnist.npz, cifar10.npz) to copy into the release, for a classroom "
+    "without internet.",
+)
+def _release(folder: Path, data: Path | None) -> int:
+    """Make the students' version of the lab in DIR: notebooks without solutions, what they need, and an index.
+
+    The folder is complete or not there. An earlier release in DIR is replaced, unless somebody has worked in it; any
+    other folder is refused. In the release, the functions of labutils that would be an answer are compiled, for the
+    minor version of Python that runs this command. Needs nbgrader (the extra `teach`).
+    """
+    from labutils import release
+
+    made = release.build(runner.find_project(), folder, data=data)
+    rows = {
+        "release": made.folder,
+        "notebooks": f"{len(made.points)}, {sum(made.points.values()):g} points",
+        "python": f"{made.python}, and no other minor version",
+        "sealed": ", ".join(made.sealed),
+        "data": ", ".join(made.data) or "none (see --data)",
+    }
+    for key, value in rows.items():
+        click.echo(f"{key:<10} {value}")
+    return 0
+
+
 def _require_cuda() -> None:
     import torch
 
@@ -239,42 +347,194 @@ def _require_cuda() -> None:
         raise LabsError("--device cuda: this installation of torch sees no CUDA device; use --device cpu")
 
 
+# --- What runs take ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done.
+
+    Attributes:
+        todo: the runs without a result that is up to date, the longest first.
+        estimates: label to what the run takes here, for all runs.
+        checkpoints: label to what an unfinished run left.
+        jobs: how many at once.
+        slowness: kind of work to how many times longer it takes here than on the reference machine.
+    """
+
+    todo: list[Run]
+    estimates: dict[str, Estimate]
+    checkpoints: dict[str, runner.Checkpoint | None]
+    jobs: int
+    slowness: dict[str, float]
+
+
+def _plan(
+    project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
+) -> _Plan:
+    from labutils import cost
+
+    todo = [run for run in runs if force or runner.status(project, run, out).state != "done"]
+    estimates, slowness = cost.estimates(project, runs, out, calibrated=bool(todo))
+    todo.sort(key=lambda run: -(estimates[run.label].seconds or 0.0))
+    checkpoints = {run.label: None if force else runner.checkpoint(project, run, out) for run in todo}
+    needs = [estimates[run.label].memory for run in todo]
+    jobs = (jobs or len(todo) or 1) if scheduler else cost.room(needs, jobs)
+    return _Plan(todo, estimates, checkpoints, jobs, slowness)
+
+
+def _show_costs(
+    project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
+) -> int:
+    from labutils import cost
+
+    plan = _plan(project, runs, out, jobs, force, scheduler)
+    table = Table("Run", box=None, header_style="bold", pad_edge=False)
+    table.add_column("Time", justify="right", no_wrap=True)
+    table.add_column("Memory", justify="right", no_wrap=True)
+    table.add_column("Time is", no_wrap=True)
+    table.add_column("Result")
+    for run in runs:
+        estimate = plan.estimates[run.label]
+        if run not in plan.todo:
+            state = "[green]up to date[/]"
+        elif kept := plan.checkpoints[run.label]:
+            state = f"checkpoint of {datetime.fromtimestamp(kept.saved or 0):%Y-%m-%d %H:%M}"
+            if kept.changed:
+                state = f"[bold red]{state} of another state of {', '.join(kept.changed)}[/]"
+        else:
+            state = runner.status(project, run, out).state
+        seconds = "unknown" if estimate.seconds is None else _duration(estimate.seconds)
+        table.add_row(escape(run.label), seconds, f"{estimate.memory:,.0f} MiB", estimate.basis, state)
+    console = _console()
+    console.print(table)
+    todo = [plan.estimates[run.label] for run in plan.todo]
+    known = [one.seconds for one in todo if one.seconds is not None]
+    least = "at least " if len(known) < len(todo) else ""
+    wall = cost.wall_seconds(known, plan.jobs)
+    low = cost.wall_seconds([one.seconds / one.spread for one in todo if one.seconds is not None], plan.jobs)
+    high = cost.wall_seconds([one.seconds * one.spread for one in todo if one.seconds is not None], plan.jobs)
+    console.print(
+        f"\n{len(todo)} of {len(runs)} runs to do: {least}{_duration(sum(known))} of CPU time, {least}{_duration(wall)}"
+        f" with {plan.jobs} at once ({_duration(low)} to {_duration(high)})."
+    )
+    if any(plan.checkpoints.values()):
+        console.print("Runs with a checkpoint take what is left of them.")
+    if scheduler:
+        console.print("The workers may be faster or slower than this machine, for which these times are.")
+    console.print(_explain(cost.read_costs(project).machine, plan.slowness))
+    return 0
+
+
+def _explain(machine: str, slowness: Mapping[str, float]) -> str:
+    """How the estimates come about."""
+    if not slowness:
+        return "Times are for one thread each: of the run before, or typical ones of a quick run."
+    factors = ", ".join(f"{kind} {factor:.2f}" for kind, factor in slowness.items())
+    return (
+        f"Times are for one thread on the CPU: what the runs took on the reference machine ({machine}), times how much"
+        f" longer short probes of the same kind of work take here just now ({factors}). Expect what was measured there"
+        " within a factor of 1.5, what was estimated within 2, and a run with other values within 4."
+    )
+
+
 # --- Showing progress --------------------------------------------------------------------------------------------
 
 
 def _execute(project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool) -> list[Result]:
+    with _showing() as show:
+        return runner.execute(project, runs, out, jobs=jobs, force=force, on_event=show)
+
+
+def _execute_over_dask(
+    project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
+) -> list[Result]:
+    from labutils import cluster, cost
+
+    plan = _plan(project, runs, out, jobs, force, scheduler)
+    seconds = {run.label: plan.estimates[run.label].seconds for run in plan.todo}
+    resumed = [run.label for run in plan.todo if plan.checkpoints[run.label]]
+    with _showing(cost.Forecast(seconds, 1 if scheduler else plan.jobs, resumed)) as show:
+        results = cluster.execute(
+            project,
+            [*plan.todo, *(run for run in runs if run not in plan.todo)],
+            out,
+            jobs=plan.jobs,
+            force=force,
+            on_event=show,
+            scheduler=scheduler,
+        )
+    found = {result.run.label: result for result in results}
+    return [found[run.label] for run in runs]
+
+
+@contextmanager
+def _showing(forecast: Forecast | None = None) -> Iterator[Callable[[Event], None]]:
+    """What shows each event: a display in a terminal, else lines."""
     console = _console()
-    if not console.is_terminal:
-        return runner.execute(project, runs, out, jobs=jobs, force=force, on_event=_print_event)
-    with _Display(console) as display:
-        return runner.execute(project, runs, out, jobs=jobs, force=force, on_event=display)
+    if console.is_terminal:
+        with _Display(console, forecast) as display:
+            yield display
+        return
+
+    def show(event: Event) -> None:
+        if forecast:
+            forecast.hear(event)
+        _print_event(event, forecast)
+
+    yield show
 
 
-def _print_event(event: Event) -> None:
+def _print_event(event: Event, forecast: Forecast | None = None) -> None:
+    left = ""
+    if forecast and event.kind in ("started", "done", "failed"):
+        own, total = forecast.left(event.run.label), forecast.total_left()
+        told = [f"about {_duration(own)}"] if own is not None and event.kind == "started" else []
+        told += [f"all in about {_duration(total)}"] if total else []
+        left = f" ({', '.join(told)})" if told else ""
     text = {
         "fresh": "up to date",
         "waiting": "waits: another process is running it",
         "started": f"started, {event.cells} cells",
         "cell": f"cell {event.cell}/{event.cells} ({_duration(event.seconds)})",
+        "again": f"tries once more: {event.note}",
         "done": f"done in {_duration(event.seconds)}",
         "failed": f"FAILED after {_duration(event.seconds)}",
     }[event.kind]
-    click.echo(f"{event.run.label}: {text}")
+    click.echo(f"{event.run.label}: {text}{left}")
+
+
+class _LeftColumn(ProgressColumn):
+    """The time left of a run, or of all for the task without a run."""
+
+    def __init__(self, forecast: Forecast) -> None:
+        super().__init__()
+        self.forecast = forecast
+
+    def render(self, task: Task) -> Text:
+        """The time as it is now."""
+        label = task.fields["label"]
+        seconds = self.forecast.total_left() if label is None else self.forecast.left(label)
+        return Text("" if seconds is None or task.finished else f"{_duration(seconds)} left", style="cyan")
 
 
 class _Display:
-    """A line for each run at work: cells, time, and how it ended."""
+    """A line for each run at work: cells, time, how it ended, and with a forecast the time left."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, forecast: Forecast | None = None) -> None:
+        self.forecast = forecast
         self.progress = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
+            *([_LeftColumn(forecast)] if forecast else []),
             TextColumn("{task.fields[note]}"),
             console=console,
         )
         self.tasks: dict[str, TaskID] = {}
+        if forecast:
+            self.total = self.progress.add_task("all runs", total=len(forecast), label=None, note="")
 
     def __enter__(self) -> _Display:
         self.progress.start()
@@ -286,17 +546,22 @@ class _Display:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         label = event.run.label
+        if self.forecast:
+            self.forecast.hear(event)
         if label not in self.tasks:
-            self.tasks[label] = self.progress.add_task(escape(label), total=event.cells or 1, note="")
+            self.tasks[label] = self.progress.add_task(escape(label), total=event.cells or 1, note="", label=label)
         note = {
             "fresh": "[green]up to date[/]",
             "waiting": "another process is running it",
             "done": "[green]done[/]",
             "failed": "[bold red]failed[/]",
+            "again": f"once more: {escape(event.note)}",
         }.get(event.kind, f"cell {event.cell}/{event.cells}")
         over = event.kind in ("fresh", "done", "failed")
         total, completed = (1, 1) if over else (event.cells or None, event.cell)
         self.progress.update(self.tasks[label], note=note, total=total, completed=completed)
+        if self.forecast and event.kind in ("done", "failed"):
+            self.progress.advance(self.total)
 
 
 def _conclude(results: Sequence[Result], consequence: str = "") -> int:
@@ -315,7 +580,8 @@ def _conclude(results: Sequence[Result], consequence: str = "") -> int:
         for text in (failure.source, failure.traceback):
             if text:
                 click.echo("\n" + "\n".join(f"    {line}" for line in text.splitlines()), err=True)
-        click.echo(f"\n    kept: {result.folder / 'notebook.ipynb'}", err=True)
+        if failure.cell or failure.traceback:
+            click.echo(f"\n    kept: {result.folder / 'notebook.ipynb'}", err=True)
     return 1
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,11 @@ from PIL import Image, ImageChops
 
 from labutils.plotting import use_style
 from labutils.statistics import Interval, mean_interval, share_interval
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -240,9 +246,10 @@ class Run:
                 "started": self._started,
                 "updated": _now(),
                 "wall_seconds": round(time.perf_counter() - self._clock, 3),
+                "peak_memory_mib": _peak_memory(),
             },
         }
-        write_atomically(self.folder / "metrics.json", (_layout(document) + "\n").encode())
+        write_atomically(self.folder / "metrics.json", (layout(document) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -542,8 +549,28 @@ def _as_json(value: Any, name: str) -> tuple[Any, bool]:
     )
 
 
-def _layout(document: Mapping[str, Any]) -> str:
-    """Return JSON with one line an entry of each section: readable, and a long curve stays one line."""
+def layout(document: Mapping[str, Any]) -> str:
+    """Return JSON with one line an entry of each section: readable, and a long curve stays one line.
+
+    Args:
+        document: The sections by name, of what JSON knows.
+
+    Returns:
+        The text of a metrics.json, without a line break at its end.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+
+    Example:
+        >>> print(layout({"run": "quick", "metrics": {"loss": [0.5, 0.25], "epochs": 2}}))
+        {
+         "run": "quick",
+         "metrics": {
+          "loss": [0.5, 0.25],
+          "epochs": 2
+         }
+        }
+    """
 
     def line(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -576,6 +603,17 @@ def _provenance(device: object) -> dict[str, Any]:
         "device": device,
         "accelerator": accelerator,
     }
+
+
+def _peak_memory() -> float | None:
+    """Return the largest resident memory of this process so far, in MiB: without that of its children.
+
+    On a GPU machine, the host's memory only. None on Windows, which does not tell.
+    """
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS says bytes, Linux KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def _project_root() -> Path:

@@ -9,7 +9,11 @@ the named runs in ``notebooks/runs.yaml``. Every run has a folder of its own::
                              run.json         status, time, error, and the stamp that tells whether it is fresh
 
 A run works in a hidden folder beside its own, which takes the final name when the run is over. So a result is
-there as a whole or not at all, and an interrupted run leaves the earlier result as it was.
+there as a whole or not at all, and an interrupted run leaves the earlier result as it was. The trainings of named
+runs and of those with other values keep checkpoints in another hidden folder (see ``labutils.checkpoint``), which goes
+when the run is done: the same command continues an interrupted run.
+
+This module executes runs in processes of this machine; ``labutils.cluster`` hands the same work to Dask workers.
 """
 
 from __future__ import annotations
@@ -29,13 +33,15 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import filelock
 import nbformat
@@ -45,8 +51,13 @@ import yaml
 PACKAGE = Path(__file__).parent
 QUICK = "quick"
 PARTIAL = ".partial"
+CHECKPOINTS = ".checkpoints"
+MADE_BY = "made_by.json"
 # These modules start the notebooks; no result depends on what they say.
-COMMAND_MODULES = {"cli.py", "runner.py", "site.py"}
+COMMAND_MODULES = {
+    *("cli.py", "runner.py", "cost.py", "cluster.py"),
+    *("site.py", "publish.py", "release.py", "doctor.py"),
+}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SECONDS_TO_END = 5.0
 
@@ -131,6 +142,11 @@ class Run:
     def folder(self, out: Path) -> Path:
         """The folder of this run's result below ``out``."""
         return out / self.notebook.name / self.name
+
+    @property
+    def all_parameters(self) -> dict[str, Any]:
+        """The values that replace defaults, the device among them."""
+        return self.parameters | ({"device": self.device} if self.device else {})
 
 
 def find_project(start: Path | None = None) -> Project:
@@ -338,7 +354,7 @@ def known_runs(notebook: Notebook, out: Path) -> list[Run]:
         out: the folder of the results.
     """
     runs = [Run(notebook, name, notebook.runs.get(name, {})) for name in (QUICK, *notebook.runs)]
-    for folder in sorted((out / notebook.name).glob("*-custom-*")):
+    for folder in sorted((out / notebook.name).glob("[!.]*-custom-*")):
         if record := _read_record(folder):
             runs.append(Run(notebook, folder.name, record["parameters"]))
     return runs
@@ -472,14 +488,17 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _stamp(project: Project, run: Run) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    versions |= {name: metadata.version(name) for name in ("torch", "numpy")}
     return {
         "code": hash_code(project.package),
         "notebook": run.notebook.source,
         "parameters": json.dumps(run.parameters, sort_keys=True, default=str),
-        "versions": json.dumps(versions, sort_keys=True),
+        "versions": json.dumps(versions(), sort_keys=True),
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries on which every number depends."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "numpy")}
 
 
 def hash_code(package: Path, leave_out: Iterable[str] = COMMAND_MODULES) -> str:
@@ -512,6 +531,8 @@ def _describe_data(folder: Path) -> list[dict[str, Any]]:
 
 def _same_data(item: Mapping[str, Any]) -> bool:
     stat = _stat(item["file"])
+    if stat is None and item.get("elsewhere"):  # on the disk of a worker that has read it
+        return True
     if stat is None or stat.st_size != item["size"]:
         return False
     return stat.st_mtime_ns == item["mtime_ns"] or _hash_file(Path(item["file"])) == item["sha256"]
@@ -529,6 +550,55 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# --- What an unfinished run left ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an unfinished run left to go on from.
+
+    Attributes:
+        folder: where the checkpoints lie.
+        changed: what changed since they were made; the run goes on only where this is empty.
+        threads: how many threads it computed with: more or fewer give other last digits.
+        saved: time of the last one, in seconds since the epoch; None where the run saved none.
+    """
+
+    folder: Path
+    changed: tuple[str, ...]
+    threads: int | None
+    saved: float | None
+
+
+def checkpoint(project: Project, run: Run, out: Path) -> Checkpoint | None:
+    """What an earlier try of a run left; None where there is nothing.
+
+    Args:
+        out: the folder of the results.
+    """
+    if (folder := _checkpoint_folder(run, out)) is None or not folder.is_dir():
+        return None
+    times = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != MADE_BY]
+    try:
+        made_by = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
+        changed = [key for key, value in _maker(project, run).items() if made_by.get(key) != value]
+        changed += [f"data {Path(item['file']).name}" for item in made_by["data"] if not _same_data(item)]
+        threads = made_by["threads"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        changed, threads = [MADE_BY], None
+    return Checkpoint(folder, tuple(changed), threads, max(times, default=None))
+
+
+def _checkpoint_folder(run: Run, out: Path) -> Path | None:
+    """Where the trainings of a run keep their checkpoints; a quick run is over before it would need any."""
+    return None if run.name == QUICK else out / run.notebook.name / f".{run.name}{CHECKPOINTS}"
+
+
+def _maker(project: Project, run: Run) -> dict[str, Any]:
+    """What checkpoints are bound to: what a result is, and the device, whose arithmetic has last digits of its own."""
+    return {**_stamp(project, run), "device": (run.notebook.defaults | run.all_parameters).get("device")}
+
+
 # --- Executing ---------------------------------------------------------------------------------------------------
 
 
@@ -538,17 +608,20 @@ class Event:
 
     Attributes:
         kind: ``fresh`` (its result is up to date, nothing was done), ``waiting`` (another process works on it),
-            ``started``, ``cell`` (one more code cell is done), ``done`` or ``failed``.
+            ``started``, ``cell`` (one more code cell is done), ``again`` (the first try went wrong, the second
+            begins), ``done`` or ``failed``.
         cell: code cells done.
         cells: code cells in the notebook.
         seconds: since the start of the run.
+        note: for ``again``: what went wrong.
     """
 
     run: Run
-    kind: Literal["fresh", "waiting", "started", "cell", "done", "failed"]
+    kind: Literal["fresh", "waiting", "started", "cell", "again", "done", "failed"]
     cell: int = 0
     cells: int = 0
     seconds: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -567,6 +640,80 @@ class Result:
     failure: Failure | None = None
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run as whoever executes it needs it, on this machine or another.
+
+    Attributes:
+        name: the run's name.
+        notebook: the bytes of the notebook.
+        parameters: the values that replace defaults.
+        threads: how many threads to compute with.
+        checkpoints: the folder for the checkpoints of its trainings; None where it keeps none.
+        made_by: what that folder's ``made_by.json`` says; who finds another text there sees another folder.
+    """
+
+    name: str
+    notebook: bytes = field(repr=False)
+    parameters: dict[str, Any]
+    threads: int
+    checkpoints: Path | None = None
+    made_by: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How executing a job ended.
+
+    Attributes:
+        started: date and time, ISO 8601.
+        seconds: how long it took.
+        data: the data files that it read, with what tells whether they change.
+        failure: what went wrong; None if nothing did.
+    """
+
+    started: str
+    seconds: float
+    data: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+Say = Callable[[dict[str, Any]], None]
+
+
+class Place(Protocol):
+    """Where runs are executed: in processes of this machine, or on the workers of ``labutils.cluster``."""
+
+    threads: int
+    """How many threads a run computes with here."""
+
+    def slots(self) -> int:
+        """How many runs there is room for, those at work included."""
+
+    def perform(self, job: Job, folder: Path, say: Say, stopping: Callable[[], bool]) -> Outcome:
+        """Execute a job and leave its files in a folder; see ``carry_out``."""
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The cores of this machine, a process for each run."""
+
+    cwd: Path
+    jobs: int
+    threads: int
+
+    def slots(self) -> int:
+        return self.jobs
+
+    def perform(self, job: Job, folder: Path, say: Say, stopping: Callable[[], bool]) -> Outcome:
+        return carry_out(job, folder, cwd=self.cwd, environment=os.environ, say=say, stopping=stopping)
+
+
+def count_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def execute(
     project: Project,
     runs: Sequence[Run],
@@ -575,19 +722,22 @@ def execute(
     jobs: int | None = None,
     force: bool = False,
     on_event: Callable[[Event], None] | None = None,
+    place: Place | None = None,
 ) -> list[Result]:
     """Execute runs side by side, each in a process of its own; those whose result is fresh are left alone.
 
     A failing run does not stop the others. An exception that reaches the caller's thread meanwhile (Ctrl-C) ends
     all kernels and leaves earlier results as they were. Several processes may ask for the same run at once: the
-    first one executes it, the others wait and find it fresh.
+    first one executes it, the others wait and find it fresh. An interrupted run goes on from its checkpoints; where
+    these were made with other code, parameters, versions or data, it fails and says so.
 
     Args:
         out: the folder of the results.
         jobs: how many notebooks at once; by default as many as there are cores, or runs. The cores are shared out
             evenly: each process computes with ``cores // jobs`` threads, unless OMP_NUM_THREADS is already set.
-        force: execute also what is fresh.
+        force: execute also what is fresh, and start over what was interrupted.
         on_event: called in the caller's thread for every event.
+        place: where to execute them, instead of this machine with ``jobs``. Runs begin in the order given.
 
     Returns:
         One result for each run, in the order of ``runs``.
@@ -599,80 +749,76 @@ def execute(
         if not force and status(project, run, out).state == "done":
             results[run.label] = Result(run, "fresh", run.folder(out))
             say(Event(run, "fresh"))
-    waiting = [run for run in runs if run.label not in results]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = max(1, jobs or min(cores, len(waiting)))
-    crew = _Crew(project, out, threads=max(1, cores // jobs), force=force)
-    with ThreadPoolExecutor(jobs) as pool:
+    waiting = deque(run for run in runs if run.label not in results)
+    if place is None:
+        jobs = max(1, jobs or min(count_cores(), len(waiting)))
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        place = _Here(project.notebooks, jobs, int(given) if given.isdigit() else max(1, count_cores() // jobs))
+    crew = _Crew(project, out, place, force)
+    futures: dict[str, Future[Result]] = {}
+    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
         try:
-            futures = {run.label: pool.submit(crew.perform, run) for run in waiting}
-            while not all(future.done() for future in futures.values()) or not crew.events.empty():
+            while waiting or not all(future.done() for future in futures.values()) or not crew.events.empty():
+                room = place.slots() - sum(not future.done() for future in futures.values())
+                for run in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
+                    futures[run.label] = pool.submit(crew.perform, run)
                 with contextlib.suppress(queue.Empty):
                     say(crew.events.get(timeout=0.1))
         except BaseException:
-            crew.stop()
-            pool.shutdown(cancel_futures=True)
+            crew.stopping.set()
             raise
     results |= {label: future.result() for label, future in futures.items()}
     return [results[run.label] for run in runs]
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The command is being interrupted."""
 
 
 class _Crew:
-    """The processes at work for one call of ``execute``."""
+    """The threads at work for one call of ``execute``, each of which waits for one run."""
 
-    def __init__(self, project: Project, out: Path, threads: int, force: bool) -> None:
+    def __init__(self, project: Project, out: Path, place: Place, force: bool) -> None:
         self.project = project
         self.out = out
+        self.place = place
         self.force = force
         self.events: queue.Queue[Event] = queue.Queue()
-        # Threads that wait by spinning take the cores from the others' work: on a busy machine, small networks then
-        # trained up to sixty times slower.
-        self.environment = {"OMP_WAIT_POLICY": "PASSIVE", **dict.fromkeys(THREAD_VARIABLES, str(threads))} | os.environ
-        self.processes: set[subprocess.Popen[str]] = set()
         self.stopping = threading.Event()
-        self.guard = threading.Lock()
 
     def perform(self, run: Run) -> Result:
-        """Execute one run; in a worker thread."""
+        """Execute one run."""
         folder = run.folder(self.out)
         partial = folder.with_name(f".{run.name}{PARTIAL}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder.with_name(f".{run.name}.lock"))
         waited = self._acquire(lock, run)
+        job: Job | None = None
+        data: list[dict[str, Any]] = []
         try:
             # whoever held the lock has just executed this run
             if waited and not self.force and status(self.project, run, self.out).state == "done":
                 self.events.put(Event(run, "fresh"))
                 return Result(run, "fresh", folder)
+            try:
+                job = self._prepare(run)
+            except LabsError as error:
+                self.events.put(Event(run, "failed"))
+                return Result(run, "failed", folder, failure=Failure(str(error)))
             _remove(partial)
             partial.mkdir()
-            result = self._execute(run, folder, partial)
+            result = self._execute(run, job, folder, partial)
+            data = _describe_data(partial)
             _replace(partial, folder)
+            if job.checkpoints and result.state == "done":
+                _remove(job.checkpoints)
             self.events.put(Event(run, result.state, seconds=result.seconds))
             return result
         finally:
+            if job and job.checkpoints and job.checkpoints.is_dir():
+                _keep(job.checkpoints, data or _describe_data(partial))
             _remove(partial)
             lock.release()
-
-    def stop(self) -> None:
-        """End every process and its kernel, gently first."""
-        with self.guard:
-            self.stopping.set()
-            processes = list(self.processes)
-        family: list[psutil.Process] = []
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                family += [parent, *parent.children(recursive=True)]
-                process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=SECONDS_TO_END)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
 
     def _acquire(self, lock: filelock.BaseFileLock, run: Run) -> bool:
         """Take the lock; tell whether that meant waiting."""
@@ -685,87 +831,177 @@ class _Crew:
                 if not waited:
                     self.events.put(Event(run, "waiting"))
                 waited = True
-        raise _Stopped
+        raise Stopped
 
-    def _execute(self, run: Run, folder: Path, partial: Path) -> Result:
-        started, clock = datetime.now(UTC), time.monotonic()
+    def _prepare(self, run: Run) -> Job:
+        """What executes the run, with a folder for checkpoints of which it can go on.
+
+        Raises:
+            LabsError: the checkpoints of an earlier try belong to something else.
+        """
+        threads, made_by = self.place.threads, ""
+        folder = _checkpoint_folder(run, self.out)
+        if folder:
+            if self.force:
+                _remove(folder)
+            if earlier := checkpoint(self.project, run, self.out):
+                if earlier.changed:
+                    raise LabsError(
+                        f"the checkpoints in {folder} belong to another state of {', '.join(earlier.changed)}: restore"
+                        f" that to go on from them, or start over with labs run {run.label} --force"
+                    )
+                threads = earlier.threads or threads
+            else:
+                folder.mkdir()
+                maker = {**_maker(self.project, run), "threads": threads, "data": [], "id": uuid.uuid4().hex}
+                _write(folder / MADE_BY, json.dumps(maker, indent=2, default=str))
+            made_by = (folder / MADE_BY).read_text(encoding="utf-8")
+        return Job(run.name, run.notebook.path.read_bytes(), run.all_parameters, threads, folder, made_by)
+
+    def _execute(self, run: Run, job: Job, folder: Path, partial: Path) -> Result:
         stamp = _stamp(self.project, run)
-        failure = self._follow(run, partial, clock)
-        seconds = time.monotonic() - clock
-        if not failure:
-            (partial / "log.txt").unlink(missing_ok=True)
-        state: Literal["done", "failed"] = "failed" if failure else "done"
+        clock = time.monotonic()
+
+        def say(message: dict[str, Any]) -> None:
+            self.events.put(Event(run, seconds=time.monotonic() - clock, **message))
+
+        outcome = self.place.perform(job, partial, say, self.stopping.is_set)
+        state: Literal["done", "failed"] = "failed" if outcome.failure else "done"
         record = {
             "notebook": run.notebook.name,
             "run": run.name,
             "status": state,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(seconds, 3),
+            "started": outcome.started,
+            "seconds": round(outcome.seconds, 3),
             "parameters": run.parameters,
             "device": run.device,
             "stamp": stamp,
-            "data": _describe_data(partial),
+            "data": [item | ({} if _stat(item["file"]) else {"elsewhere": True}) for item in outcome.data],
             "files": sorted(p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()),
-            "error": asdict(failure) if failure else None,
+            "error": asdict(outcome.failure) if outcome.failure else None,
         }
         (partial / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        return Result(run, state, folder, seconds, failure)
+        return Result(run, state, folder, outcome.seconds, outcome.failure)
 
-    def _follow(self, run: Run, partial: Path, clock: float) -> Failure | None:
-        """Start the process of a run, pass its events on, and return what went wrong."""
-        task = {
-            "notebook": str(run.notebook.path),
-            "output": str(partial / "notebook.ipynb"),
-            "folder": str(self.project.notebooks),
-            "parameters": run.parameters | ({"device": run.device} if run.device else {}),
-        }
-        environment = self.environment | {
-            "LABUTILS_RUN_DIR": str(partial),
-            "LABUTILS_RUN": run.name,
-            "TQDM_DISABLE": "1",  # a progress bar in a page of the book is litter
-        }
-        with (partial / "log.txt").open("w", encoding="utf-8") as log:
-            with self.guard:
-                if self.stopping.is_set():
-                    raise _Stopped
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "labutils.runner"],  # -P: nothing in the folder shadows a library
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    cwd=self.project.notebooks,
-                    env=environment,
-                    text=True,
-                    encoding="utf-8",
-                    start_new_session=True,  # Ctrl-C reaches this process only, which then ends the others in order
-                )
-                self.processes.add(process)
-            with process:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(json.dumps(task) + "\n")
-                    process.stdin.flush()
-                failure, ended = None, False
-                for line in process.stdout:
-                    message = json.loads(line)
-                    if message["kind"] == "failed":
-                        failure = Failure(**message["failure"])
-                    elif message["kind"] == "ended":
-                        ended = True
-                    else:
-                        seconds = time.monotonic() - clock
-                        self.events.put(Event(run, message["kind"], message["cell"], message["cells"], seconds))
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
-            with self.guard:
-                self.processes.discard(process)
-        if self.stopping.is_set():
-            raise _Stopped
-        if failure is None and not ended:
-            tail = (partial / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-            failure = Failure(f"the process ended with code {process.returncode}", traceback="\n".join(tail))
-        return failure
+
+def carry_out(
+    job: Job,
+    folder: Path,
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    say: Say,
+    stopping: Callable[[], bool],
+) -> Outcome:
+    """Execute a job in a process of its own, and wait for it.
+
+    Args:
+        folder: an existing, empty folder for what the run makes; if it fails, with a log.
+        cwd: where the notebook runs.
+        environment: of the process, which adds what labutils needs.
+        say: called with ``{"kind": "started" | "cell", "cell": …, "cells": …}`` as the process goes on.
+        stopping: asked again and again; once it says yes, the process and its kernel are ended.
+
+    Raises:
+        Stopped: because of ``stopping``.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    notebook, log_file = folder / "notebook.ipynb", folder / "log.txt"
+    notebook.write_bytes(job.notebook)
+    task = {"notebook": str(notebook), "folder": str(cwd), "parameters": job.parameters}
+    environment = {
+        # Threads that wait by spinning take the cores from the others' work: on a busy machine, small networks then
+        # trained up to sixty times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **{key: value for key, value in environment.items() if key != "LABUTILS_CHECKPOINTS"},
+        **dict.fromkeys(THREAD_VARIABLES, str(job.threads)),
+        "LABUTILS_RUN_DIR": str(folder),
+        "LABUTILS_RUN": job.name,
+        "TQDM_DISABLE": "1",  # a progress bar in a page of the book is litter
+        **({"LABUTILS_CHECKPOINTS": str(job.checkpoints)} if job.checkpoints else {}),
+    }
+    if stopping():
+        raise Stopped
+    with log_file.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "labutils.runner"],  # -P: nothing in the folder shadows a library
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=cwd,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the others in order
+        )
+    with process:
+        watch = threading.Thread(target=_end_when, args=(stopping, process), daemon=True)
+        watch.start()
+        failure = _listen(process, task, say)
+    watch.join()
+    if stopping():
+        raise Stopped
+    if failure is None and process.returncode:
+        tail = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        failure = Failure(f"the process ended with code {process.returncode}", traceback="\n".join(tail))
+    if failure is None:
+        log_file.unlink(missing_ok=True)
+    seconds = time.monotonic() - clock
+    return Outcome(started.isoformat(timespec="seconds"), seconds, _describe_data(folder), failure)
+
+
+def _listen(process: subprocess.Popen[str], task: Mapping[str, Any], say: Say) -> Failure | None:
+    """Give a process its task, pass on what it reports, and return what went wrong as far as it says."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    failure = None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.flush()
+    for line in process.stdout:
+        message = json.loads(line)
+        if message["kind"] == "failed":
+            failure = Failure(**message["failure"])
+        else:
+            say(message)
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    return failure
+
+
+def _end_when(stopping: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for a process; once stopping, end it and its kernel, gently first."""
+    while process.poll() is None and not stopping():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    if process.poll() is not None:
+        return
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=SECONDS_TO_END)
+    for one in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _keep(checkpoints: Path, data: list[dict[str, Any]]) -> None:
+    """Leave the checkpoints of an unfinished run behind, with the data that it is known to have read."""
+    if all(path.name == MADE_BY for path in checkpoints.iterdir()):
+        _remove(checkpoints)
+    elif data:
+        with contextlib.suppress(OSError, ValueError):
+            made_by = json.loads((checkpoints / MADE_BY).read_text(encoding="utf-8"))
+            _write(checkpoints / MADE_BY, json.dumps(made_by | {"data": data}, indent=2))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _replace(partial: Path, folder: Path) -> None:
@@ -826,7 +1062,7 @@ def _work() -> int:
     report("started", **progress)
     try:
         papermill.execute_notebook(
-            *(task[key].replace("{", "{{").replace("}", "}}") for key in ("notebook", "output")),
+            *[task["notebook"].replace("{", "{{").replace("}", "}}")] * 2,  # executed in place
             task["parameters"],
             kernel_name="python3",
             language="python",
@@ -837,7 +1073,6 @@ def _work() -> int:
             on_cell_start=on_cell_start,
             on_cell_executed=on_cell_executed,
         )
-        report("ended")
     except PapermillExecutionError as error:
         text = f"{error.ename}: {error.evalue}"
         report("failed", failure=asdict(failure(text, error.cell_index, error.source, error.traceback)))

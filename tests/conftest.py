@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from xdist.scheduler import LoadScopeScheduling
 
-from labutils import runner
+from labutils import runner, site
 from labutils.runner import Notebook, Project, Result, Run
 
 # Before any test imports torch: they run side by side, one thread each, and open no window.
@@ -42,6 +43,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
     config.option.loadscopereorder = False  # the site comes after the notebooks that it shows
     return ByFileOrNotebook(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The browser comes last: it opens the site, which shows the notebooks."""
+    items.sort(key=lambda item: item.path.name == "test_browser.py")
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,14 @@ def make_tiny_lab(root: Path) -> TinyLab:
     return lab
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds; fail after so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def tiny_lab(tmp_path: Path) -> TinyLab:
     return make_tiny_lab(tmp_path / "lab")
@@ -120,3 +134,12 @@ def execute_notebook(results: Path) -> Callable[[str], Result]:
         return runner.execute(project, runner.select(runner.load_notebooks(project), [name]), results, jobs=1)[0]
 
     return execute
+
+
+@pytest.fixture(scope="session")
+def built_book(execute_notebook: Callable[[str], Result], results: Path, session_folder: Path) -> Path:
+    """The folder of the real book's pages, built once a session from the executed notebooks."""
+    project = Project(ROOT)
+    for name in runner.load_notebooks(project):
+        assert execute_notebook(name).failure is None
+    return site.build(project, results, session_folder / "book").parent

@@ -12,13 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from rich.console import Console
 
-from labutils import cli, data, runner, site
+from labutils import cli, cluster, cost, data, runner, site
 from labutils.runner import Event, Failure, Result
 from tests.conftest import TinyLab
 
 Labs = Callable[..., SimpleNamespace]
+PROBES = dict.fromkeys(cost.KINDS, 1.0)
 
 
 @pytest.fixture
@@ -32,18 +34,22 @@ def labs(tiny_lab: TinyLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     calls: list[SimpleNamespace] = []
     ends: dict[str, Failure] = {}
 
-    def execute(project, runs, out, *, jobs, force, on_event) -> list[Result]:
-        calls.append(SimpleNamespace(runs=runs, out=out, jobs=jobs, force=force))
+    def execute(project, runs, out, *, jobs, force, on_event, scheduler="none asked for") -> list[Result]:
+        calls.append(SimpleNamespace(runs=runs, out=out, jobs=jobs, force=force, scheduler=scheduler))
         results = []
         for run in runs:
             failure = ends.get(run.label)
             state = "failed" if failure else "done"
             for kind in ("waiting", "started", "cell", state):
                 on_event(Event(run, kind, cell=int(kind == "cell"), cells=2, seconds=61.4))
+                if kind == "started" and scheduler != "none asked for":
+                    on_event(Event(run, "again", note="its worker is gone"))
             results.append(Result(run, state, run.folder(out), 61.4, failure))
         return results
 
     monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(cluster, "execute", execute)
+    monkeypatch.setattr(cost, "calibrate", lambda: PROBES)
 
     def call(*words: str) -> SimpleNamespace:
         code = cli.main(list(words))
@@ -59,7 +65,7 @@ def test_help_names_every_command_and_option(labs: Labs) -> None:
     assert told.code == 0
     assert all(f"  {name} " in told.out for name in ("list", "run", "book", "data"))
     for name, words in {
-        "run": ["NOTEBOOK", "-p", "--profile", "--jobs", "--device", "--out", "--force", "labs run 21"],
+        "run": ["NOTEBOOK", "-p", "--profile", "--jobs", "--device", "--out", "--force", "--scheduler", "--dry-run"],
         "list": ["--out", "stale"],
         "book": ["--out", "--results", "--jobs", "removed"],
         "data": ["NAME"],
@@ -97,6 +103,7 @@ def test_list_shows_notebooks_runs_and_their_state(labs: Labs) -> None:
         ([], ["21_fit:quick", "22_image:quick"]),
         (["21"], ["21_fit:quick"]),
         (["--profile", "full"], ["21_fit:d1-sinc"]),
+        (["--scheduler", "tcp://192.0.2.1:8786"], ["21_fit:quick", "22_image:quick"]),
         (["22", "21:d1-sinc"], ["22_image:quick", "21_fit:d1-sinc"]),
     ],
 )
@@ -106,7 +113,7 @@ def test_run_chooses_runs(labs: Labs, words: list[str], labels: list[str]) -> No
     assert told.err == ""
     [call] = told.calls
     assert [run.label for run in call.runs] == labels
-    assert (call.out, call.jobs, call.force) == (labs.lab.results, None, False)
+    assert (call.out, call.force) == (labs.lab.results, False)
 
 
 def test_run_passes_its_options_on(labs: Labs, tmp_path: Path) -> None:
@@ -117,6 +124,123 @@ def test_run_passes_its_options_on(labs: Labs, tmp_path: Path) -> None:
     assert (run.parameters, run.device) == ({"n": 5}, "cpu")
     assert (call.out, call.jobs, call.force) == (tmp_path, 3, True)
     assert "without a parameter `device`, run as always: 22_image" in labs("run", "--device", "cpu").out
+
+
+COSTS = {
+    "reference": {"machine": "a machine", "probes": PROBES},
+    "quick": {"seconds": 15, "memory": 700, "kind": "stacked", "basis": "estimated"},
+    "runs": {
+        "21_fit": {
+            "d1-sinc": {"seconds": 90, "memory": 600, "kind": "dense", "basis": "measured"},
+            "d1-long": {"seconds": 7200, "memory": 600, "kind": "dense", "basis": "estimated", "how": "guess"},
+        }
+    },
+}
+
+
+@pytest.fixture
+def costly(labs: Labs, monkeypatch: pytest.MonkeyPatch) -> Labs:
+    """Two named runs with known costs, on a machine with two cores that is as fast as the reference machine."""
+    labs.lab.name_runs({"21_fit": {"d1-sinc": {"n": 9}, "d1-long": {"n": 99}}})
+    (labs.lab.project.notebooks / "costs.yaml").write_text(yaml.safe_dump(COSTS))
+    monkeypatch.setattr(runner, "count_cores", lambda: 2)
+    return labs
+
+
+def test_the_full_profile_goes_over_dask_the_longest_run_first(costly: Labs) -> None:
+    told = costly("run", "--profile", "full")
+    [call] = told.calls
+    assert [run.label for run in call.runs] == ["21_fit:d1-long", "21_fit:d1-sinc"]
+    assert (call.scheduler, call.jobs) == (None, 2)
+    assert told.out.splitlines()[1:4] == [
+        "21_fit:d1-long: started, 2 cells (about 1 h 58 min, all in about 1 h 58 min)",
+        "21_fit:d1-long: tries once more: its worker is gone",
+        "21_fit:d1-long: cell 1/2 (1 min 1 s)",
+    ]
+    assert told.out.splitlines()[-1] == "21_fit:d1-sinc: done in 1 min 1 s"
+    [*_, call] = costly("run", "--profile", "full", "--jobs", "1").calls
+    assert call.jobs == 1
+
+
+@pytest.mark.parametrize(("words", "jobs"), [([], 2), (["--jobs", "7"], 7)])
+def test_a_scheduler_gets_quick_runs_as_well(costly: Labs, words: list[str], jobs: int) -> None:
+    [call] = costly("run", "--scheduler", "tcp://192.0.2.1:8786", *words).calls
+    assert (call.scheduler, call.jobs) == ("tcp://192.0.2.1:8786", jobs)
+
+
+def test_cuda_at_a_scheduler_is_a_matter_of_its_workers(costly: Labs, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    [call] = costly("run", "21", "--scheduler", "tcp://192.0.2.1:8786", "--device", "cuda").calls
+    assert [run.device for run in call.runs] == ["cuda"]
+
+
+def test_a_dry_run_says_what_runs_take_and_runs_nothing(costly: Labs) -> None:
+    told = costly("run", "--profile", "full", "--dry-run")
+    assert (told.code, told.calls) == (0, [])
+    lines = told.out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["21_fit:d1-sinc", "1", "min", "30", "s", "600", "MiB", "measured", "not", "run"],
+        ["21_fit:d1-long", "2", "h", "0", "min", "600", "MiB", "estimated", "not", "run"],
+    ]
+    assert lines[4] == ("2 of 2 runs to do: 2 h 1 min of CPU time, 2 h 0 min with 2 at once (1 h 0 min to 4 h 0 min).")
+    assert "(a machine), times how much longer short probes" in told.out
+    assert "dense 1.00" in told.out
+    alone = costly("run", "--profile", "full", "--dry-run", "--jobs", "1").out
+    assert "2 h 1 min with 1 at once" in alone
+    far = costly("run", "--profile", "full", "--dry-run", "--scheduler", "tcp://192.0.2.1:8786").out
+    assert "The workers may be faster or slower" in far
+
+
+def test_a_dry_run_takes_names_values_and_quick_runs(costly: Labs) -> None:
+    assert "21_fit:d1-sinc-custom-" in costly("run", "21:d1-sinc", "-p", "n", "4", "--dry-run").out
+    quick = costly("run", "--dry-run").out.splitlines()
+    assert [line.split()[:3] for line in quick[1:3]] == [["21_fit:quick", "15.0", "s"], ["22_image:quick", "15.0", "s"]]
+    assert quick[-1] == "Times are for one thread each: of the run before, or typical ones of a quick run."
+    (costly.lab.project.notebooks / "costs.yaml").unlink()
+    unknown = costly("run", "--dry-run").out
+    assert "unknown" in unknown
+    assert "at least 0.0 s of CPU time" in unknown
+
+
+def test_a_dry_run_shows_results_and_checkpoints(costly: Labs) -> None:
+    notebooks = costly.lab.load()
+    long, short = (runner.select(notebooks, [f"21:{name}"])[0] for name in ("d1-long", "d1-sinc"))
+    project, out = costly.lab.project, costly.lab.results
+    record = {"status": "done", "stamp": runner._stamp(project, short), "data": [], "files": [], "parameters": {}}
+    short.folder(out).mkdir(parents=True)
+    (short.folder(out) / "run.json").write_text(json.dumps(record | {"seconds": 75.0, "error": None}))
+    kept = out / "21_fit" / ".d1-long.checkpoints"
+    kept.mkdir()
+    (kept / runner.MADE_BY).write_text(json.dumps({**runner._maker(project, long), "threads": 1, "data": []}))
+    (kept / "fit").write_text("")
+    text = costly("run", "--profile", "full", "--dry-run").out
+    assert "up to date" in text
+    assert "checkpoint of 20" in text
+    assert "1 of 2 runs to do: 2 h 0 min of CPU time" in text
+    assert "Runs with a checkpoint take what is left of them." in text
+    (kept / runner.MADE_BY).write_text("{}")
+    assert "of another state of made_by.json" in " ".join(costly("run", "21:d1-long", "--dry-run").out.split())
+    assert "2 of 2 runs to do" in costly("run", "--profile", "full", "--dry-run", "--force").out
+
+
+def test_in_a_terminal_the_time_left_is_shown(costly: Labs, monkeypatch: pytest.MonkeyPatch) -> None:
+    consoles = []
+
+    def console(**options: object) -> Console:
+        consoles.append(Console(force_terminal=True, width=120, color_system=None, record=True))
+        return consoles[-1]
+
+    def execute(project, runs, out, *, on_event, **options: object) -> list[Result]:
+        on_event(Event(runs[0], "started", cells=2, seconds=600.0))
+        on_event(Event(runs[0], "again", note="its worker is gone"))
+        return [Result(run, "done", run.folder(out)) for run in runs]
+
+    monkeypatch.setattr(cli, "_console", console)
+    monkeypatch.setattr(cluster, "execute", execute)
+    assert costly("run", "--profile", "full").code == 0
+    lines = consoles[0].export_text().splitlines()
+    assert any("21_fit:d1-long" in line and "1 h 50 min left" in line and "once more" in line for line in lines)
+    assert any("all runs" in line and "1 h 50 min left" in line for line in lines)
 
 
 def test_without_a_terminal_each_event_is_a_line(labs: Labs) -> None:

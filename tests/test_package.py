@@ -18,6 +18,8 @@ ORDER = (
     "models",
     "optim",
     "backprop",
+    "checkpoint",
+    "distribute",
     "training",
     "representations",
     "statistics",
@@ -26,8 +28,14 @@ ORDER = (
     "similarity",
     "plotting",
     "record",
+    "exercise",
     "runner",
+    "cost",
+    "cluster",
     "site",
+    "publish",
+    "release",
+    "doctor",
     "cli",
 )
 each_module = pytest.mark.parametrize("name", ORDER)

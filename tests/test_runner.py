@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from labutils import runner
 from labutils.runner import Event, LabsError
-from tests.conftest import TinyLab, make_tiny_lab
+from tests.conftest import TinyLab, make_tiny_lab, wait_until
 
 PLAIN = st.recursive(
     st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -512,8 +513,193 @@ def test_interrupting_leaves_no_half_result_and_no_process(tiny_lab: TinyLab, tm
         assert {path.name for path in earlier.parent.iterdir()} == {"quick", ".quick.lock"}
 
 
-def wait_until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+# --- Interrupted runs go on --------------------------------------------------------------------------------------
+
+# A training by hand, that keeps its state in the folder of the checkpoints: as many steps as n, each of them random.
+STEPS = (
+    "import json, os, pathlib, random, time\n"
+    "state = pathlib.Path(os.environ['LABUTILS_CHECKPOINTS'], 'state.json')\n"
+    "steps = json.loads(state.read_text()) if state.exists() else []\n"
+    "out = pathlib.Path(os.environ['LABUTILS_RUN_DIR'])\n"
+    "data = [{'file': str(pathlib.Path('numbers.npz').absolute())}]\n"
+    "(out / 'metrics.json').write_text(json.dumps({'provenance': {'data': data}}))\n"
+    "while len(steps) < n:\n"
+    "    steps.append(random.Random(sum(steps)).random())\n"
+    "    state.with_name('new').write_text(json.dumps(steps))\n"
+    "    state.with_name('new').replace(state)\n"
+    "    time.sleep(0.02)",
+    "(out / 'metrics.json').write_text(json.dumps({'steps': steps, 'provenance': {'data': data}}))",
+)
+
+
+@pytest.fixture
+def stepping(tiny_lab: TinyLab) -> TinyLab:
+    tiny_lab.add("11_steps", *STEPS, defaults="n = 3  # how many\ndevice = 'cpu'  # where")
+    tiny_lab.name_runs({"11_steps": {"short": {"n": 3}, "long": {"n": 1000}}})
+    (tiny_lab.project.notebooks / "numbers.npz").write_bytes(b"numbers")
+    return tiny_lab
+
+
+def interrupt(lab: TinyLab, name: str = "11:long") -> Path:
+    """Begin a run and interrupt it after its first steps; return the folder of its checkpoints."""
+    run = lab.run(name)
+    folder = lab.results / "11_steps" / f".{run.name}{runner.CHECKPOINTS}"
+
+    def stop(event: Event) -> None:
+        if event.kind == "cell":
+            wait_until((folder / "state.json").exists)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.execute(lab.project, [run], lab.results, jobs=1, on_event=stop)
+    return folder
+
+
+def test_checkpoints_of_an_interrupted_run_stay_with_what_made_them(stepping: TinyLab, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = stepping.run("11:long")
+    folder = interrupt(stepping)
+    assert not run.folder(stepping.results).exists()
+    made_by = json.loads((folder / runner.MADE_BY).read_text())
+    assert {key: made_by[key] for key in runner._maker(stepping.project, run)} == runner._maker(stepping.project, run)
+    assert (made_by["device"], made_by["threads"]) == ("cpu", 1)
+    assert [Path(item["file"]).name for item in made_by["data"]] == ["numbers.npz"]
+    kept = runner.checkpoint(stepping.project, run, stepping.results)
+    assert (kept.folder, kept.changed, kept.threads) == (folder, (), 1)
+    assert kept.saved == pytest.approx(time.time(), abs=300)
+
+    # what changed is named, and a run goes on only from its own
+    cuda = runner.select(stepping.load(), ["11:long"], device="cuda")[0]
+    assert runner.checkpoint(stepping.project, cuda, stepping.results).changed == ("device",)
+    (stepping.project.notebooks / "numbers.npz").write_bytes(b"NUMBERS")
+    (stepping.project.package / "models.py").write_text("x = 1\n")
+    stepping.name_runs({"11_steps": {"short": {"n": 3}, "long": {"n": 1001}}})
+    run = stepping.run("11:long")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    events: list[Event] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("executed"))
+    [result] = runner.execute(stepping.project, [run], stepping.results, on_event=events.append)
+    assert ([event.kind for event in events], result.state) == (["failed"], "failed")
+    assert result.failure.error == (
+        f"the checkpoints in {folder} belong to another state of code, parameters, data numbers.npz: restore that to"
+        " go on from them, or start over with labs run 11_steps:long --force"
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.undo()
+    forced = runner._Crew(stepping.project, stepping.results, runner._Here(stepping.root, 1, 2), force=True)
+    forced._prepare(run)
+    assert [path.name for path in folder.iterdir()] == [runner.MADE_BY]
+
+
+def test_damaged_checkpoints_are_refused(stepping: TinyLab) -> None:
+    folder = stepping.results / "11_steps" / f".short{runner.CHECKPOINTS}"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text("[]")
+    assert stepping.state("11:short").state == "not run"
+    for text in ("", "[]", "{}"):
+        (folder / runner.MADE_BY).write_text(text)
+        assert runner.checkpoint(stepping.project, stepping.run("11:short"), stepping.results).changed == (
+            "made_by.json",
+        )
+
+
+def test_a_run_goes_on_with_as_many_threads_as_before(stepping: TinyLab) -> None:
+    """Another number of threads would give other last digits than the run would have had uninterrupted."""
+    run = stepping.run("11:short")
+    (stepping.results / "11_steps").mkdir(parents=True)
+    first = runner._Crew(stepping.project, stepping.results, runner._Here(stepping.root, 1, 3), force=False)
+    job = first._prepare(run)
+    assert (job.threads, json.loads(job.made_by)["threads"]) == (3, 3)
+    (job.checkpoints / "state.json").write_text("[]")
+    second = runner._Crew(stepping.project, stepping.results, runner._Here(stepping.root, 1, 1), force=False)
+    assert second._prepare(run).threads == 3
+    assert second._prepare(run).made_by == job.made_by
+    quick = second._prepare(stepping.run("11"))
+    assert (quick.checkpoints, quick.threads, quick.made_by) == (None, 1, "")
+
+
+def begin(lab: TinyLab, name: str) -> subprocess.Popen[bytes]:
+    """Execute a run in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path; from labutils import runner\n"
+        "root = Path(sys.argv[1]); project = runner.Project(root, package=root / 'package' / 'labutils')\n"
+        "runs = runner.select(runner.load_notebooks(project), sys.argv[2:])\n"
+        "runner.execute(project, runs, project.results, jobs=1)"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, str(lab.root), name], stdout=subprocess.DEVNULL)
+
+
+def cut_power(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its children, so that none of them has time to tidy up."""
+    family = [*psutil.Process(process.pid).children(recursive=True), process]
+    for one in family:
+        one.kill()
+    assert process.wait() == -signal.SIGKILL
+    psutil.wait_procs(family[:-1], timeout=10)
+
+
+def test_a_run_killed_ten_times_at_random_ends_as_if_it_had_not_been(stepping: TinyLab) -> None:
+    stepping.name_runs({"11_steps": {"long": {"n": 120}}})
+    folder = stepping.results / "11_steps"
+    state = folder / f".long{runner.CHECKPOINTS}" / "state.json"
+    chance = random.Random(0)
+
+    def steps() -> int:
+        return len(json.loads(state.read_text())) if state.exists() else 0
+
+    kills = 0
+    while kills < 10:
+        process = begin(stepping, "11:long")
+        try:
+            before = steps()
+            wait_until(lambda before=before: steps() > before)  # else slow machines would never get on
+            time.sleep(chance.uniform(0, 0.1))
+            cut_power(process)
+            kills += 1
+        finally:
+            process.kill()
+    assert 10 <= steps() < 120
+    assert (folder / f".long{runner.PARTIAL}").is_dir()
+    [result] = runner.execute(stepping.project, [stepping.run("11:long")], stepping.results, jobs=1)
+    assert result.state == "done"
+    expected: list[float] = []
+    while len(expected) < 120:
+        expected.append(random.Random(sum(expected)).random())
+    assert json.loads((result.folder / "metrics.json").read_text())["steps"] == expected
+    assert {path.name for path in folder.iterdir()} == {"long", ".long.lock"}
+
+
+FIT = (
+    "import os, pathlib, torch\n"
+    "from labutils import models, record, training\n"
+    "run = record.start('11_fit', {'n': n})\n"
+    "x = torch.linspace(0, 1, 64)[:, None]\n"
+    "networks = [models.mlp([1, 8, 1], 'tanh') for _ in range(3)]\n"
+    "for seed, network in enumerate(networks):\n"
+    "    generator = torch.Generator().manual_seed(seed)\n"
+    "    for weights in network.parameters():\n"
+    "        torch.nn.init.normal_(weights, generator=generator)\n"
+    "history = training.fit(networks, (x, (6 * x).sin()), epochs=n, lr=0.05, momentum=0.9, batch_size=16, loss='mse')",
+    "run.metrics(loss=history.train_loss)",
+)
+
+
+def test_a_real_training_killed_in_the_middle_ends_as_if_it_had_not_been(tiny_lab: TinyLab, monkeypatch) -> None:
+    monkeypatch.setenv("LABUTILS_CHECKPOINT_SECONDS", "0")
+    tiny_lab.add("11_fit", *FIT)
+    tiny_lab.name_runs({"11_fit": {"killed": {"n": 400}, "whole": {"n": 400}}})
+    folder = tiny_lab.results / "11_fit"
+    kept = folder / f".killed{runner.CHECKPOINTS}"
+    process = begin(tiny_lab, "11:killed")
+    try:
+        wait_until(lambda: len(list(kept.glob("*"))) > 1 or process.poll() is not None)
+        cut_power(process)
+    finally:
+        process.kill()
+    assert len(list(kept.glob("*"))) > 1
+    assert not (folder / "killed").exists()
+    runs = [tiny_lab.run("11:killed"), tiny_lab.run("11:whole")]
+    assert [result.state for result in runner.execute(tiny_lab.project, runs, tiny_lab.results, jobs=1)] == ["done"] * 2
+    documents = [json.loads((folder / name / "metrics.json").read_text()) for name in ("killed", "whole")]
+    assert documents[0]["metrics"] == documents[1]["metrics"]
+    assert len(documents[0]["metrics"]["loss"][0]) >= 400
