@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Row:
 
     Attributes:
         name: what is compared with what.
-        ratio: the measured ratio.
+        ratio: the measured ratio; seconds where it was measured against the clock.
         target: the goal.
         at_least: True if the ratio should be `target` or more, False if `target` or less.
         note: what was run, with sizes.
+        against: what stands beside it: "peer" (other code for the same thing), "limit" (the arithmetic or the memory
+            that no code for it can do without) or "clock" (a goal in seconds).
     """
 
     name: str
@@ -30,6 +33,7 @@ class Row:
     target: float
     at_least: bool
     note: str
+    against: Literal["peer", "limit", "clock"] = "peer"
 
     @property
     def reached(self) -> bool:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from labutils import similarity
 from tests.benchmarks import Row, side_by_side
 
+PEERS = ("ckatorch", "torch_cka")
 N, WIDTH, LAYERS, BATCH = 10_000, 512, 6, 500
 SIZES = f"{LAYERS} × {LAYERS} layers, n = {N:,}, width {WIDTH}, float32"
 
@@ -31,7 +32,7 @@ def rows() -> Iterator[Row]:
     yield products_alone(a, b)
     yield svcca_per_pair(a, b)
     yield target_alignment()
-    missing = [name for name in ("ckatorch", "torch_cka") if importlib.util.find_spec(name) is None]
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
     if missing:
         print(f"(no rows against {', '.join(missing)}: pip install -e '.[bench]')", flush=True)
         return
@@ -61,7 +62,7 @@ def products_alone(a: dict[str, Tensor], b: dict[str, Tensor]) -> Row:
             x.T @ x
 
     ratio = side_by_side(lambda: similarity.similarity_matrix(a, b), products, rounds=5)
-    return Row("linear CKA of all pairs / its matrix products alone", ratio, 1.3, False, SIZES)
+    return Row("linear CKA of all pairs / its matrix products alone", ratio, 1.3, False, SIZES, "limit")
 
 
 def svcca_per_pair(a: dict[str, Tensor], b: dict[str, Tensor]) -> Row:
@@ -86,7 +87,8 @@ def target_alignment() -> Row:
     x = torch.randn(N, 2000, generator=generator)
     y = torch.randint(0, 10, (N,), generator=generator)
     ratio = side_by_side(lambda: similarity.target_alignment(x, y), lambda: x.T @ x, rounds=5)
-    return Row("target alignment / XᵀX alone", ratio, 1, False, f"n = {N:,}, width 2,000, 10 classes, float32")
+    note = f"n = {N:,}, width 2,000, 10 classes, float32"
+    return Row("target alignment / XᵀX alone", ratio, 1, False, note, "limit")
 
 
 class Layers(nn.Module):

@@ -105,16 +105,16 @@ def cifar_against_bare_steps(n: int = 4_000, batch_size: int = 64) -> Row:
         )  # fmt: skip
 
     ratio = side_by_side(our_epoch, bare_steps)
-    return Row("fit / bare steps, cifar-1", ratio, 1.3, False, f"{n:,} images, batch {batch_size}, crop and flip, Adam")
+    note = f"{n:,} images, batch {batch_size}, crop and flip, Adam"
+    return Row("fit / bare steps, cifar-1", ratio, 1.3, False, note, "limit")
 
 
 def memory_of_a_stack(k: int = 32) -> Row:
     """Peak memory that training k networks adds, less their activations, over k times one network's state."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         added, state = pool.submit(_peak, k).result()
-    return Row(
-        "peak memory less activations / state, stack", added / (k * state), 1.3, False, f"{k} × d1-mlp, Adam, batch 128"
-    )
+    note = f"{k} × d1-mlp, Adam, batch 128"
+    return Row("peak memory less activations / state, stack", added / (k * state), 1.3, False, note, "limit")
 
 
 def _peak(k: int) -> tuple[float, int]:

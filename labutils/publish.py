@@ -1,0 +1,219 @@
+"""Keeps what finished source runs found beside the book: `labs publish`.
+
+A published run is its metrics.json under ``book/results/<notebook>/<run>/``: numbers, claims and provenance, without
+pictures and without paths of the machine. The book's claims page is made from these files.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labutils import runner, site
+from labutils.runner import LabsError, Notebook, Project, Run
+
+LARGEST = 100_000  # bytes of a published metrics.json
+BIGGEST_TOLD = 3
+# A run of another notebook text or with other parameters is another run, whatever one says about it.
+NEVER_PASSED_OVER = ("notebook", "parameters", "result ")
+# A path from the root of a file system: /home/ann/x, ~/x, C:\\x; not a/b, https://a/b or 1/2.
+_MACHINE_PATH = re.compile(r"(?<![\w.:/~-])(?:~?(?:/[\w.+-]+){2,}|~/[\w.+-]+|[A-Za-z]:\\[\w.+-]+)")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run that was published.
+
+    Attributes:
+        run: the run.
+        path: its file beside the book.
+        size: of the file, in bytes.
+        replaced: when the run that the file held before was started; empty where there was none.
+        changed: whether the file is not what it was before.
+    """
+
+    run: Run
+    path: Path
+    size: int
+    replaced: str = ""
+    changed: bool = True
+
+
+def folder(project: Project) -> Path:
+    """Where the published runs are."""
+    return project.root / "book" / site.PUBLISHED
+
+
+def choose(
+    project: Project, notebooks: Mapping[str, Notebook], names: Sequence[str], results: Path, *, stale: bool = False
+) -> tuple[list[Run], dict[str, str]]:
+    """Choose the runs that the words of a command line mean.
+
+    Args:
+        project: the lab.
+        notebooks: what `runner.load_notebooks` returned.
+        names: ``NOTEBOOK:RUN``, which must be fit to be published, or ``NOTEBOOK``, which means those of its named
+            runs that are; none means those of every notebook.
+        results: the folder of the results.
+        stale: take also a run that earlier code, other versions of libraries or other data files made.
+
+    Returns:
+        The runs to publish, and for the other named runs that have a result what is against it: label to reason.
+
+    Raises:
+        LabsError: a run that was asked for by its name cannot be published, or nothing can.
+    """
+    chosen: dict[str, Run] = {}
+    left_out: dict[str, str] = {}
+    for name in names or notebooks:
+        asked = ":" in name
+        if "-custom-" in name:
+            raise LabsError(f"{name} has parameters of its own: name them in notebooks/runs.yaml, and run that")
+        for run in runner.select(notebooks, [name], profile="full"):
+            reason = _against(project, run, results, stale)
+            if reason is None:
+                chosen[run.label] = run
+            elif asked:
+                raise LabsError(f"{run.label} cannot be published: {reason}")
+            elif runner.status(project, run, results).state != "not run":
+                left_out[run.label] = reason
+    if not chosen:
+        told = "".join(f"\n    {label}: {reason}" for label, reason in left_out.items())
+        raise LabsError(f"no finished named run of {', '.join(names) or 'any notebook'} in {results}{told}")
+    return list(chosen.values()), left_out
+
+
+def publish(project: Project, runs: Sequence[Run], results: Path) -> list[Published]:
+    """Copy the metrics of runs to the book: all of them, or none where one is not fit.
+
+    Args:
+        project: the lab.
+        runs: what `choose` returned.
+        results: the folder of the results.
+
+    Returns:
+        One entry a run, in their order.
+
+    Raises:
+        LabsError: a run's metrics.json is missing or another run's, holds a path of this machine, or takes more than
+            100 kB. Nothing is written then.
+    """
+    from labutils.record import write_atomically  # brings torch, which the other commands need not wait for
+
+    contents = {run.label: _content(project, run, results) for run in runs}
+    done = []
+    for run in runs:
+        path, content = folder(project) / run.notebook.name / run.name / "metrics.json", contents[run.label]
+        before = path.read_bytes() if path.is_file() else b""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+        done.append(Published(run, path, len(content), _started(before), content != before))
+    return done
+
+
+def portable(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Take from a run's metrics what belongs to this machine: pictures, and the folders of the data's files.
+
+    Args:
+        metrics: what metrics.json holds.
+
+    Returns:
+        A copy in which figures are told by name and alternative text, and a data file by its name.
+
+    Example:
+        >>> portable({"provenance": {"data": [{"name": "mnist", "file": "/data/mnist.npz"}]}})
+        {'provenance': {'data': [{'name': 'mnist', 'file': 'mnist.npz'}]}}
+    """
+    kept = copy.deepcopy(dict(metrics))
+    for figure in kept.get("figures", []):
+        figure.pop("file", None)
+    for data in kept.get("provenance", {}).get("data", []):
+        if data.get("file"):
+            data["file"] = re.split(r"[\\/]", data["file"])[-1]
+    return kept
+
+
+def _against(project: Project, run: Run, results: Path, stale: bool) -> str | None:
+    """Return what is against publishing a run, with the remedy; None where nothing is."""
+    if run.name == runner.QUICK:
+        return "the book shows quick runs by itself; name a run of notebooks/runs.yaml"
+    status = runner.status(project, run, results)
+    again = f"labs run {run.label}"
+    if status.state == "done":
+        return None
+    if status.state == "not run":
+        return f"it is not run: {again}"
+    if status.state == "failed":
+        assert status.failure is not None
+        return f"it failed ({status.failure.error}): {again}"
+    changed = ", ".join(status.changed)
+    if any(name.startswith(NEVER_PASSED_OVER) for name in status.changed):
+        return f"it is stale ({changed} changed since): {again}"
+    return (
+        None if stale else f"it is stale ({changed} changed since): {again}, or publish it with --stale, which says so"
+    )
+
+
+def _content(project: Project, run: Run, results: Path) -> bytes:
+    """The file to publish for a run."""
+    from labutils.record import layout
+
+    path = run.folder(results) / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise LabsError(f"{run.label} has recorded nothing: {path} is missing or not readable") from None
+    recorded = f"{metrics.get('notebook')}:{metrics.get('run')}"
+    if recorded != run.label:
+        raise LabsError(f"{path} is that of {recorded}, not of {run.label}")
+    kept = portable(metrics)
+    if changed := runner.status(project, run, results).changed:
+        kept["provenance"] = kept.get("provenance", {}) | {"changed_since": list(changed)}
+    for where, text in _texts(kept):
+        if found := _MACHINE_PATH.search(text):
+            raise LabsError(
+                f"{run.label} cannot be published: {where} holds a path of this machine, {found.group()}; "
+                "record a name instead"
+            )
+    content = (layout(kept) + "\n").encode()
+    if len(content) > LARGEST:
+        raise LabsError(_too_big(run, kept, len(content)))
+    return content
+
+
+def _too_big(run: Run, metrics: Mapping[str, Any], size: int) -> str:
+    parts = {f"metric {name!r}": value for name, value in metrics.get("metrics", {}).items()}
+    parts |= {name: metrics.get(name) for name in ("parameters", "claims", "provenance")}
+    sizes = {name: len(json.dumps(value, ensure_ascii=False).encode()) for name, value in parts.items()}
+    biggest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:BIGGEST_TOLD]
+    told = ", ".join(f"{name} {sizes[name] / 1000:.1f} kB" for name in biggest)
+    return (
+        f"{run.label} cannot be published: its metrics take {size / 1000:.1f} kB of at most {LARGEST / 1000:.0f} kB "
+        f"({told}). Let the notebook record what its figures show, a summary or one training instead of every curve, "
+        "and run it again"
+    )
+
+
+def _texts(value: Any, where: str = "metrics.json") -> Iterator[tuple[str, str]]:
+    """Every text in a document, names too, with the place where it stands."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield where, key
+            yield from _texts(item, f"{where}, {key}" if where != "metrics.json" else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, where)
+
+
+def _started(content: bytes) -> str:
+    try:
+        return json.loads(content)["time"]["started"]
+    except (ValueError, KeyError, TypeError):
+        return "an unknown time" if content else ""
