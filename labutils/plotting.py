@@ -6,16 +6,23 @@ colors that survive color blindness, and never color alone. What is one line of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+import functools
+import html
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib import colors as mcolors
-from matplotlib import patheffects
+from matplotlib import patheffects, ticker
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
@@ -35,6 +42,11 @@ COLORS = ("#00508F", "#B23A00", "#4C9A68", "#D36DA8", "#222222", "#2492E8", "#A3
 WIDTH = 7.0  # inches; at the saved resolution as wide as a page of the book
 _TEXT = "#222222"
 _MUTED = "#595959"
+# Steps of a decade that log_ticks tries, the most readable first.
+_LOG_STEPS = ((1, 2, 5), (1, 3), (1, 2, 3, 4, 6), (1, 1.5, 2, 3, 4, 5, 6, 8), (1,))
+_CSS_DPI = 90  # pixels of a page for an inch: half the saved resolution
+_HEATMAP, _CELL = "heatmap", "cell"
+_CHARACTER = 0.65  # width of a character, relative to its height
 _NOTE = "_note: "  # matplotlib keeps labels that begin with an underscore out of legends
 
 STYLE: dict[str, Any] = {
@@ -114,7 +126,8 @@ def panels(
         height = min(max(0.6 * width / columns, 2.8), 4.0)
     figure, axes = plt.subplots(rows, columns, figsize=(width, rows * height), layout="constrained", **options)
     for ax in figure.axes:
-        ax.locator_params(axis="x", nbins=6 if columns == 1 else 3)  # 20000 beside 17500 is hard to read
+        # 20000 beside 17500 is hard to read, and there is no epoch 2.5.
+        ax.locator_params(axis="x", nbins=6 if columns == 1 else 3, steps=[1, 2, 5, 10])
     return figure, axes
 
 
@@ -240,8 +253,9 @@ def curves(
 def label_lines(ax: Axes, *, note: bool = True) -> None:
     """Write each line's label beside its right end, moved up or down where labels would overlap.
 
-    Call it last, when scale, limits and title are set. A second call replaces the labels of the first. Lines whose
-    label begins with an underscore (matplotlib's way of saying none) are passed over.
+    Where a line ends left of another's end, its label stands right of both, with a leader. Logarithmic axes get the
+    ticks of `log_ticks`. Call it last, when scale, limits and title are set. A second call replaces the labels of the
+    first. Lines whose label begins with an underscore (matplotlib's way of saying none) are passed over.
 
     Args:
         ax: The axes.
@@ -262,6 +276,7 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
     if note and notes:
         _write_note(ax, max(notes, key=lambda text: (len(text), text)).removeprefix(_NOTE))
 
+    log_ticks(ax)
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     if not lines:
         return
@@ -270,18 +285,20 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
     point = figure.dpi / 72
     frame = ax.get_window_extent()
     ends = np.array([_right_end(line, frame) for line in lines])
+    farthest = max(_farthest(line, frame) for line in lines)
     size = mpl.rcParams["font.size"]
     heights = np.array([1.25 * size * (1 + str(line.get_label()).count("\n")) for line in lines])
     wanted = ends[:, 1] / point
     shifts = _spread(wanted, heights, frame.y0 / point, frame.y1 / point) - wanted
-    leaders = bool((np.abs(shifts) > 0.3 * size).any())
-    for line, end, shift in zip(lines, ax.transData.inverted().transform(ends), shifts, strict=True):
+    outward = (farthest - ends[:, 0]) / point
+    leaders = bool((np.abs(shifts) > 0.3 * size).any() or (outward > size).any())
+    for line, end, out, shift in zip(lines, ax.transData.inverted().transform(ends), outward, shifts, strict=True):
         color = _readable(line.get_color())
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
         ax.annotate(
             str(line.get_label()),
             xy=end,
-            xytext=(16 if leaders else 6, shift),
+            xytext=(out + (16 if leaders else 6), shift),
             textcoords="offset points",
             ha="left",
             va="center",
@@ -292,6 +309,198 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
             path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
             gid="line label",
         )
+
+
+def log_ticks(ax: Axes) -> None:
+    """Label logarithmic axes also between the powers of ten where they span less than three decades.
+
+    Matplotlib labels the powers alone as soon as there are two of them, which leaves a reader little to go by. Here
+    the ticks are at 1-2-5, at 1-3 where these would touch, or closer where they are too few, and large numbers are
+    written as 20k and 5M. Linear axes and those of three decades and more stay as they are. Call it when limits are
+    set; `label_lines` does so.
+
+    Args:
+        ax: The axes.
+
+    Example:
+        >>> figure, ax = panels()
+        >>> settings = ax.set(xscale="log", xlim=(8_000, 700_000))
+        >>> log_ticks(ax)
+        >>> figure.draw_without_rendering()
+        >>> [label.get_text() for label in ax.get_xticklabels() if 8_000 <= label.get_position()[0] <= 700_000]
+        ['10k', '20k', '50k', '100k', '200k', '500k']
+        >>> plt.close(figure)
+    """
+    which = {
+        name: axis
+        for name, axis in (("x", ax.xaxis), ("y", ax.yaxis))
+        if axis.get_scale() == "log" and axis.get_visible()
+    }
+    if not which:
+        return
+    figure = ax.figure.canvas.figure
+    figure.draw_without_rendering()  # settles the layout, which decides how many ticks there is room for
+    frame = ax.get_window_extent()
+    for name, axis in which.items():
+        low, high = sorted(axis.get_view_interval())
+        decades = np.log10(high / low)
+        if decades >= 3:
+            continue
+        length = (frame.width if name == "x" else frame.height) / (figure.dpi / 72) / decades  # points a decade
+        needed = mpl.rcParams["font.size"] * (2.6 if name == "x" else 1.4)
+        steps = _tick_steps(low, high, needed / length)
+        axis.set_major_locator(ticker.LogLocator(subs=steps, numticks=20))
+        axis.set_major_formatter(ticker.FuncFormatter(_brief))
+        axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def reference(ax: Axes, label: str, *, x: float | None = None, y: float | None = None, at: float = 0.97) -> None:
+    """Draw a dotted line across the axes, with its meaning written along it.
+
+    Args:
+        ax: The axes.
+        label: What the line marks, in a word or two.
+        x: Position of a vertical line; the label stands right of it.
+        y: Position of a horizontal line; the label stands above it.
+        at: Where along the line the label ends, from 0 (bottom, left) to 1 (top, right).
+
+    Raises:
+        ValueError: If not exactly one of x and y is given.
+
+    Example:
+        >>> figure, ax = panels()
+        >>> reference(ax, "chance", y=0.1)
+        >>> [text.get_text() for text in ax.texts]
+        ['chance']
+        >>> plt.close(figure)
+    """
+    if (x is None) == (y is None):
+        raise ValueError(f"reference {label!r}: give x or y, one of them, got x={x} and y={y}")
+    style = {"color": _MUTED, "linestyle": ":", "linewidth": 1.2, "zorder": 1.5, "label": "_reference"}
+    if x is not None:
+        ax.axvline(x, **style)
+        place: dict[str, Any] = {"xy": (x, at), "xycoords": ("data", "axes fraction"), "xytext": (4, 0), "ha": "left"}
+    else:
+        ax.axhline(y, **style)
+        place = {"xy": (at, y), "xycoords": ("axes fraction", "data"), "xytext": (0, 3), "ha": "right"}
+    ax.annotate(
+        label,
+        **place,
+        textcoords="offset points",
+        va="top" if x is not None else "bottom",
+        color=_MUTED,
+        fontsize=mpl.rcParams["font.size"] - 1,
+        path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+    )
+
+
+class Picture(Protocol):
+    """What `slider` shows where nobody can move it; `labutils.record.SavedFigure` is one."""
+
+    alt: str
+    png: bytes
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+
+class Interactive:
+    """A slider with its figure, as a notebook displays it; made by `slider`.
+
+    Where a page shows no widgets, the static picture stands in.
+
+    Attributes:
+        control: The slider, an `ipywidgets.SelectionSlider`.
+        view: The picture below it, an `ipywidgets.HTML`.
+        static: The static picture.
+    """
+
+    def __init__(
+        self, render: Callable[[Any], str], options: list[tuple[str, Any]], label: str, static: Picture
+    ) -> None:
+        import ipywidgets  # takes a while to import, which headless runs need not wait for
+
+        self.static = static
+        self.control = ipywidgets.SelectionSlider(
+            options=options, description=label, style={"description_width": "initial"}, layout={"width": "95%"}
+        )
+        self.view = ipywidgets.HTML(render(self.control.value))
+        self._box = ipywidgets.VBox([self.control, self.view])
+        self.control.observe(lambda change: setattr(self.view, "value", render(change["new"])), names="value")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle, metadata = self.static._repr_mimebundle_()
+        return {**bundle, **self._box._repr_mimebundle_()}, metadata
+
+
+def slider(
+    figure: Figure,
+    draw: Callable[[Any], object],
+    values: Iterable[Any],
+    static: Picture,
+    *,
+    label: str,
+    format: str = "{:g}",
+) -> Picture | Interactive:
+    """Return a slider that moves through precomputed values, or the static figure where nobody could move it.
+
+    Somebody watches in an interactive kernel (Jupyter, Colab) unless LABUTILS_RUN_DIR is set, as in `labs run`, tests
+    and the book. The arrow keys move a slider that has the focus; its value stands beside it and in the picture's
+    alternative text.
+
+    Args:
+        figure: The figure; it may be closed, as `Run.figure` leaves it.
+        draw: Called with a value; changes the figure's artists to show it. It should compute nothing: a move is
+            as quick as drawing is.
+        values: What the slider selects from, at least two, hashable; it begins at the first.
+        static: The figure as `Run.figure` returns it, at a position that shows the point without moving.
+        label: What the slider sets, with its unit.
+        format: How a value is written, as in `str.format`.
+
+    Returns:
+        What to display, as the last value of a cell.
+
+    Raises:
+        ValueError: If there are fewer than two values, or two that are written alike.
+
+    Example:
+        >>> from labutils import record
+        >>> figure, ax = panels()
+        >>> (dot,) = ax.plot([0], [1], "o")
+        >>> static = record.SavedFigure("dot", "A dot that goes to the right.", b"")
+        >>> slider(figure, lambda x: dot.set_xdata([x]), [0, 1, 2], static, label="position")
+        Figure dot: A dot that goes to the right.
+        >>> plt.close(figure)
+    """
+    options = [(format.format(value), value) for value in values]
+    names = [name for name, _ in options]
+    if len(options) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"slider {label!r}: needs two values or more that format={format!r} tells apart, got {names}")
+    if not _watched():
+        return static
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # settled: while the slider moves, the axes stay where they are
+    box = figure.get_tightbbox().padded(0.1)
+
+    @functools.cache
+    def render(value: Any) -> str:
+        draw(value)
+        buffer = io.BytesIO()  # sharp enough, and drawn in the time between two moves
+        figure.savefig(buffer, format="png", dpi=1.5 * _CSS_DPI, bbox_inches=box, pil_kwargs={"compress_level": 1})
+        code = base64.b64encode(buffer.getvalue()).decode()
+        alt = f"{static.alt} Here, {label} is {format.format(value)}."
+        style = f"width: {_CSS_DPI * box.width:.0f}px; max-width: 100%; height: auto"
+        return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" style="{style}">'
+
+    return Interactive(render, options, label, static)
+
+
+def _watched() -> bool:
+    """Whether this runs in a notebook that somebody has open."""
+    if os.environ.get("LABUTILS_RUN_DIR"):
+        return False
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")
 
 
 def image_grid(
@@ -366,9 +575,10 @@ def heatmap(
 ) -> Colorbar:
     """Draw a matrix as colored cells with a color bar and, where they fit, the numbers.
 
-    Counts (integers) are written in full, other numbers with two decimals; cells too small for a 6-point font stay
-    empty. A missing value (NaN) is a gray cell. Where names would overlap, they are turned or thinned out. The
-    axes' labels are the caller's.
+    Counts (integers) are written in full, other numbers with two decimals, as .25 where 0.25 would be small; cells
+    too small for a 6-point font stay empty. A further heatmap in a figure takes room from those before it, whose
+    numbers are then fitted anew. A missing value (NaN) is a gray cell. Where names would overlap, they are turned or
+    thinned out. The axes' labels are the caller's.
 
     Args:
         ax: Where to draw.
@@ -401,37 +611,90 @@ def heatmap(
         )
     low, high = limits or (None, None)
     cmap = mpl.colormaps[mpl.rcParams["image.cmap"]].with_extremes(bad="#CCCCCC")
-    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high)
+    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, gid=_HEATMAP)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     ax.set_xticks(range(len(xlabels)), [str(name) for name in xlabels])
     ax.set_yticks(range(len(ylabels)), [str(name) for name in ylabels])
-    bar = ax.figure.colorbar(image, ax=ax, label=label)
+    # Within the axes' own room: a bar as high as the matrix.
+    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0, 0.06, 1)), label=label)
     bar.outline.set_visible(False)
+    bar.locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=np.issubdtype(matrix.dtype, np.integer))
+    if annotate:
+        for (i, j), value in np.ndenumerate(matrix):
+            color = "black" if _contrast(image.cmap(image.norm(value)), "black") > 4.5 else "white"
+            ax.text(j, i, "", ha="center", va="center", color=color, gid=_CELL)
 
     figure = ax.figure.canvas.figure
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(w_pad=0.15)  # inches: the bar's label keeps off the next panel's
     figure.draw_without_rendering()  # settles the layout, which decides how much room a cell has
-    cell = ax.get_window_extent().width / matrix.shape[1] / (figure.dpi / 72)  # in points, as fonts
-    width = 0.65  # of a character, relative to its height
-    size = ax.get_xticklabels()[0].get_fontsize()
-    longest = max(len(str(name)) for name in xlabels)
-    turned = longest > 3 and longest * width * size > cell
-    if turned:
-        plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-    every = ceil(1.2 * size / cell), ceil((1.2 if turned else 0.4 + width * longest) * size / cell)
-    for labels, step in zip((ax.get_yticklabels(), ax.get_xticklabels()), every, strict=True):
-        plt.setp([name for i, name in enumerate(labels) if i % step], visible=False)
-    if annotate:
-        form = "d" if np.issubdtype(matrix.dtype, np.integer) else ".2f"
-        texts = [[format(value, form) if np.isfinite(value) else "" for value in row] for row in matrix]
-        longest = max(len(text) for row in texts for text in row) or 1
-        size = min(10.0, 0.9 * cell / (width * longest))
-        if size >= 6:
-            for (i, j), value in np.ndenumerate(matrix):
-                color = "black" if _contrast(image.cmap(image.norm(value)), "black") > 4.5 else "white"
-                ax.text(j, i, texts[i][j], ha="center", va="center", fontsize=size, color=color)
+    for other in figure.axes:
+        if any(image.get_gid() == _HEATMAP for image in other.get_images()):
+            _fit_names(other)
+            _fit_numbers(other)
     return bar
+
+
+def _cell_width(ax: Axes) -> float:
+    """Return the width of a heatmap's cell in points, as fonts are measured."""
+    return ax.get_window_extent().width / ax.get_images()[0].get_array().shape[1] / (ax.figure.dpi / 72)
+
+
+def _fit_names(ax: Axes) -> None:
+    """Turn the names of a heatmap's columns, and thin out those of both sides, where they would overlap."""
+    cell, names = _cell_width(ax), ax.get_xticklabels()
+    plt.setp([*names, *ax.get_yticklabels()], visible=True)
+    plt.setp(names, rotation=0, ha="center", rotation_mode="default")
+    size = names[0].get_fontsize()
+    width = max(name.get_window_extent().width for name in names) / (ax.figure.dpi / 72) + 0.2 * size
+    turned = max(len(name.get_text()) for name in names) > 3 and width > cell
+    if turned:
+        plt.setp(names, rotation=45, ha="right", rotation_mode="anchor")
+    every = ceil(1.2 * size / cell), ceil((1.2 * size if turned else width) / cell)
+    for labels, step in zip((ax.get_yticklabels(), names), every, strict=True):
+        plt.setp([name for i, name in enumerate(labels) if i % step], visible=False)
+
+
+def _fit_numbers(ax: Axes) -> None:
+    """Write the numbers of a heatmap as large as its cells allow."""
+    cells = [text for text in ax.texts if text.get_gid() == _CELL]
+    if not cells:
+        return
+    values = ax.get_images()[0].get_array()
+    counts, room = np.issubdtype(values.dtype, np.integer), 0.9 * _cell_width(ax) / _CHARACTER
+    texts = ["" if value is np.ma.masked else format(value, "d" if counts else ".2f") for value in values.flat]
+    if not counts and room / max(map(len, texts)) < 9:
+        texts = [re.sub(r"^(-?)0\.", r"\1.", "1.0" if text == "1.00" else text) for text in texts]
+    size = min(10.0, room / (max(map(len, texts)) or 1))
+    for cell, text in zip(cells, texts, strict=True):
+        if size >= 6:
+            cell.set(text=text, fontsize=size)
+        else:
+            cell.remove()
+
+
+def _tick_steps(low: float, high: float, gap: float) -> tuple[float, ...]:
+    """Return the most readable steps of a decade that give three ticks, or the most there are, gap decades apart."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
+
+    def worth(steps: tuple[float, ...]) -> int:
+        shown = sum(low <= step * power <= high for power in powers for step in steps)
+        return min(3, shown) if np.diff(np.log10([*steps, 10])).min() >= gap else 0
+
+    return max(_LOG_STEPS, key=worth)  # the first of the best
+
+
+def _brief(value: float, position: int | None = None) -> str:
+    """Return a number as a tick of a logarithmic axis: 0.2, 500, 20k."""
+    if value >= 1e4:
+        return ticker.EngFormatter(sep="")(value)
+    if value >= 0.999e-3:
+        return f"{value:g}"
+    power = int(np.floor(np.log10(value * 1.001)))
+    step = f"{value / 10.0**power:.2g}"
+    return f"$10^{{{power}}}$" if step == "1" else rf"${step}\times10^{{{power}}}$"
 
 
 def _slices(
@@ -451,6 +714,13 @@ def _right_end(line: Line2D, frame: Bbox) -> np.ndarray:
     xy = xy[np.isfinite(xy).all(axis=1)]
     end = xy[-1] if len(xy) else frame.max  # without points the runs diverged: they went up
     return np.clip(end, frame.min, frame.max)
+
+
+def _farthest(line: Line2D, frame: Bbox) -> float:
+    """Return how far to the right on paper (pixels) a line goes, kept within the frame."""
+    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+    shown = line.get_transform().transform(np.column_stack([x, y])[np.isfinite(x) & np.isfinite(y)])
+    return float(np.clip(shown[:, 0].max(initial=frame.x0), frame.x0, frame.x1))
 
 
 def _write_note(ax: Axes, note: str) -> None:

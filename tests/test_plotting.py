@@ -1,19 +1,41 @@
 """labutils.plotting: colors that everyone can tell apart, honest lines and bands, labels that do not overlap."""
 
+import base64
+import io
 from itertools import combinations, pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import colors as mcolors
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 from labutils import plotting
-from labutils.plotting import COLORS, STYLE, WIDTH, curves, heatmap, image_grid, label_lines, panels, use_style
+from labutils.plotting import (
+    COLORS,
+    STYLE,
+    WIDTH,
+    Interactive,
+    curves,
+    heatmap,
+    image_grid,
+    label_lines,
+    log_ticks,
+    panels,
+    reference,
+    slider,
+    use_style,
+)
+from labutils.record import SavedFigure
 from labutils.statistics import mean_interval
 
 mpl.use("Agg")
@@ -346,6 +368,20 @@ def test_lines_that_end_outside_the_limits_are_labeled_at_the_edge():
     assert text.xy == pytest.approx((1, 1))
 
 
+def test_a_line_that_turns_back_is_labeled_beyond_all_lines():
+    _, ax = panels()
+    ax.plot([0, 3, 1], [0, 1, 2], label="back")
+    ax.plot([0, 2], [4, 5], label="ahead")
+    ax.plot([], [], label="nowhere")
+    label_lines(ax)
+    texts = drawn(ax, "line label")
+    edge = ax.transData.transform((3, 0))[0]
+    assert all(mpl.text.Text.get_window_extent(text).x0 > edge for text in texts.values())  # without its leader
+    assert texts["back"].xy == pytest.approx((1, 2))  # where its leader points
+    assert texts["back"].arrow_patch is not None
+    assert texts["nowhere"].arrow_patch is None
+
+
 def test_labeling_again_replaces_the_labels():
     _, ax = panels()
     ax.annotate("mine", (0, 0))
@@ -476,6 +512,30 @@ def test_long_names_are_turned():
     assert len(ax.texts) == 0
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_numbers_still_fit_when_further_heatmaps_take_room(rows):
+    figure, axes = panels(rows, 2, height=3.2)
+    axes = np.ravel(axes)
+    for ax in axes:
+        heatmap(ax, np.full((6, 6), 0.25), range(6), range(6), "similarity")
+        ax.set(xlabel="layer of one network", ylabel="layer of another")
+    figure.draw_without_rendering()
+    for ax in axes:
+        cell = ax.get_window_extent().width / 6
+        assert len(ax.texts) == 36
+        assert max(text.get_window_extent().width for text in ax.texts) < cell
+        (bar,) = ax.child_axes
+        assert bar.get_window_extent().height == pytest.approx(ax.get_window_extent().height, rel=0.01)
+    assert len({round(text.get_fontsize(), 6) for ax in axes for text in ax.texts}) == 1
+
+
+def test_numbers_lose_their_zero_where_room_is_scarce():
+    _, axes = panels(1, 2)
+    matrix = np.tile([0.25, -0.5, 1.0, 10.25, -1.25, 0.0], (6, 1))
+    heatmap(axes[0], matrix, range(6), range(6), "value")
+    assert [text.get_text() for text in axes[0].texts[:6]] == [".25", "-.50", "1.0", "10.25", "-1.25", ".00"]
+
+
 @pytest.mark.parametrize("matrix", [np.zeros(3), np.zeros((0, 3)), 1.0])
 def test_what_is_no_matrix_is_refused(matrix):
     _, ax = panels()
@@ -504,3 +564,190 @@ def test_panel_each_has_one_titled_panel_for_each(count: int, columns: int) -> N
 def test_panel_each_refuses(titles: list[str]) -> None:
     with pytest.raises(ValueError, match="one or more, all different"):
         plotting.panel_each(titles)
+
+
+# --- ticks and reference lines
+
+
+def ticks(ax, which: str) -> list[str]:
+    """The tick labels that a reader sees."""
+    ax.figure.draw_without_rendering()
+    low, high = sorted(getattr(ax, f"get_{which}lim")())
+    axis = getattr(ax, f"{which}axis")
+    shown = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+    return [label.get_text() for place, label in shown if low <= place <= high]
+
+
+@pytest.mark.parametrize(
+    ("limits", "columns", "expected"),
+    [
+        ((8, 600), 1, ["10", "20", "50", "100", "200", "500"]),
+        ((8, 600), 3, ["10", "30", "100", "300"]),
+        ((9e3, 7e4), 2, ["10k", "20k", "50k"]),
+        ((2e5, 3e6), 1, ["200k", "500k", "1M", "2M"]),
+        ((0.004, 0.2), 3, ["0.01", "0.03", "0.1"]),
+        ((3e-4, 4e-4), 2, ["$3\\times10^{-4}$", "$4\\times10^{-4}$"]),
+        (
+            (2e-5, 7e-4),
+            1,
+            ["$2\\times10^{-5}$", "$5\\times10^{-5}$", "$10^{-4}$", "$2\\times10^{-4}$", "$5\\times10^{-4}$"],
+        ),
+    ],
+)
+def test_logarithmic_axes_have_ticks_between_powers(limits, columns, expected):
+    _, axes = panels(1, columns)
+    ax = np.ravel(axes)[0]
+    ax.set(xscale="log", xlim=limits)
+    log_ticks(ax)
+    assert ticks(ax, "x") == expected
+
+
+@settings(max_examples=8)
+@given(low=st.floats(-6, 6), decades=st.floats(0.2, 2.9), columns=st.integers(1, 3))
+def test_ticks_of_logarithmic_axes_do_not_touch(low, decades, columns):
+    figure, axes = panels(1, columns)
+    ax = np.ravel(axes)[0]
+    ax.set(xscale="log", yscale="log", xlim=(10**low, 10 ** (low + decades)), ylim=(10**low, 10 ** (low + decades)))
+    log_ticks(ax)
+    shown = ticks(ax, "y")
+    assert 1 <= len(shown) <= 9
+    assert len(set(shown)) == len(shown)
+    boxes = [t.get_window_extent() for t in ax.get_yticklabels()]
+    frame = ax.get_window_extent()
+    boxes = sorted((box for box in boxes if frame.y0 <= (box.y0 + box.y1) / 2 <= frame.y1), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
+    plt.close(figure)
+
+
+def test_linear_and_long_axes_keep_their_ticks():
+    _, ax = panels()
+    ax.set(yscale="log", ylim=(1e-4, 1), xlim=(0, 10))
+    before = ticks(ax, "x"), ticks(ax, "y")
+    log_ticks(ax)
+    assert (ticks(ax, "x"), ticks(ax, "y")) == before
+
+
+def test_there_is_no_epoch_two_and_a_half():
+    _, axes = panels(1, 2)
+    for ax, end in zip(axes, (6, 7.5), strict=True):
+        ax.plot([0, end], [0, 1])
+        assert all(float(text).is_integer() for text in ticks(ax, "x"))
+
+
+def test_a_reference_line_carries_its_name():
+    _, (left, right) = panels(1, 2)
+    for ax in (left, right):
+        ax.plot([0, 4], [0, 2], label="line")
+    reference(left, "chance", y=1)
+    reference(right, "threshold", x=3, at=0.5)
+    for ax, name, at in ((left, "chance", (0.97, 1)), (right, "threshold", (3, 0.5))):
+        label_lines(ax)
+        assert list(drawn(ax, "line label")) == ["line"]  # the reference has its own
+        (text,) = [text for text in ax.texts if text.get_text() == name]
+        assert text.xy == at
+        assert contrast(text.get_color()) >= 4.5
+        assert [line.get_linestyle() for line in ax.get_lines()] == ["-", ":"]
+    box, line = text.get_window_extent(), right.transData.transform((3, 0))[0]
+    assert line < box.x0 < line + 20
+
+
+@pytest.mark.parametrize("where", [{}, {"x": 1, "y": 1}])
+def test_a_reference_line_has_one_place(where):
+    _, ax = panels()
+    with pytest.raises(ValueError, match="give x or y, one of them"):
+        reference(ax, "here", **where)
+
+
+# --- sliders
+
+
+@pytest.fixture
+def moving(monkeypatch):
+    """A figure with a dot that a slider moves, its static picture, and what was drawn."""
+    figure, ax = panels()
+    (dot,) = ax.plot([0], [0], "o")
+    ax.set(xlim=(-1, 3), ylim=(-1, 1))
+    drawn = []
+
+    def draw(x: float) -> None:
+        drawn.append(x)
+        dot.set_xdata([x])
+
+    plt.close(figure)  # as Run.figure leaves it
+    return SimpleNamespace(
+        figure=figure, draw=draw, drawn=drawn, static=SavedFigure("dot", "A <moving> dot.", b"\x89PNG" + bytes(20))
+    )
+
+
+def picture(view) -> np.ndarray:
+    """The pixels of the picture that a slider shows."""
+    code = view.value.partition("base64,")[2].partition('"')[0]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert("RGB")).astype(int)
+
+
+def test_a_slider_draws_where_it_is_moved_to(moving, monkeypatch):
+    monkeypatch.setattr(plotting, "_watched", lambda: True)
+    it = slider(moving.figure, moving.draw, [0.0, 1.0, 2.0], moving.static, label="x (m)", format="{:.1f}")
+    assert isinstance(it, Interactive)
+    assert it.control.description == "x (m)"
+    assert [name for name, _ in it.control.options] == ["0.0", "1.0", "2.0"]
+    assert it.control.value == 0.0
+    pictures = [picture(it.view)]
+    for value in (1.0, 2.0):
+        it.control.value = value
+        assert f'alt="A &lt;moving&gt; dot. Here, x (m) is {value:.1f}."' in it.view.value
+        pictures.append(picture(it.view))
+    assert len({p.shape for p in pictures}) == 1  # the page does not jump
+    columns = [np.argwhere(p[..., 2] - p[..., 0] > 80)[:, 1].mean() for p in pictures]
+    assert np.diff(columns) == pytest.approx(np.diff(columns)[0], rel=0.02)
+    assert np.diff(columns)[0] > 20
+    it.control.value = 0.0
+    assert moving.drawn == [0.0, 1.0, 2.0]  # what was drawn before is only shown again
+    assert (picture(it.view) == pictures[0]).all()
+
+
+def test_a_slider_has_the_static_picture_to_fall_back_on(moving, monkeypatch):
+    monkeypatch.setattr(plotting, "_watched", lambda: True)
+    bundle, _ = slider(moving.figure, moving.draw, [0, 1], moving.static, label="x")._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "A &lt;moving&gt; dot." in bundle["text/html"]
+    assert "image/png" in bundle
+
+
+def test_nobody_watches_a_test(moving, monkeypatch):
+    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
+    assert slider(moving.figure, moving.draw, [0, 1], moving.static, label="x") is moving.static
+    assert moving.drawn == []
+
+
+@pytest.mark.parametrize(("values", "form"), [([], "{}"), ([1], "{}"), ([0.101, 0.102], "{:.2f}")])
+def test_a_slider_needs_values_that_can_be_told_apart(moving, values, form):
+    with pytest.raises(ValueError, match="slider 'x': needs two values or more"):
+        slider(moving.figure, moving.draw, values, moving.static, label="x", format=form)
+
+
+@pytest.mark.parametrize("headless", [True, False])
+def test_a_run_shows_the_static_figure_and_a_reader_the_slider(headless, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if headless:
+        monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path / "run"))
+    else:
+        monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
+    code = """
+from labutils import plotting, record
+run = record.start("99_slider", {})
+figure, ax = plotting.panels()
+(dot,) = ax.plot([0, 1], [0, 1], "o")
+ax.set(xlabel="x", ylabel="y")
+static = run.figure(figure, "dots", alt="Two dots, one of which moves up.")
+plotting.slider(figure, lambda y: dot.set_ydata([0, y]), [1, 2], static, label="y")
+"""
+    book = new_notebook(cells=[new_code_cell(code)])
+    nbclient.execute(book, kernel_name="python3", timeout=120)
+    (output,) = book.cells[0].outputs
+    assert "Two dots, one of which moves up." in output.data["text/html"]
+    assert ("application/vnd.jupyter.widget-view+json" in output.data) is not headless
+    assert ("widgets" in book.metadata) is not headless
+    figures = "run/figures" if headless else "results/99_slider/interactive/figures"
+    assert (tmp_path / figures / "dots.png").is_file()
+    nbformat.validate(book)

@@ -1,0 +1,453 @@
+"""Checks of exercises that help: what differs, where first, and why probably.
+
+A check cell of a notebook calls the student's function through `attempt`, which refuses the functions of labutils that
+would be the answer, and gives the result to `compare`::
+
+    solve = exercise.attempt(linear_cka, without=["similarity.cka"])
+    for _ in range(20):
+        a, b = torch.randn(30, 4), torch.randn(30, 7)
+        expected = similarity.cka(a, b)
+        exercise.compare(solve(a, b), expected, "CKA", causes={"the square is missing": sqrt(expected)})
+
+`labs release` reads the names after ``without=`` and seals these functions in the students' copy of labutils (see
+`labutils.release`). Both keep an honest student from a shortcut. Neither stops one who is determined to get around it:
+whatever runs on a student's machine, the student can change.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_HYPOTHESIS = 1e-4  # how near, relatively, a wrong result must come to what a mistake would give
+_FACTORS = 1000  # a single number counts as a multiple up to this one
+
+
+class Mistake(AssertionError):
+    """What a student's function does wrong, in words."""
+
+
+class AnswerUsedError(RuntimeError):
+    """A function was called that an exercise asks the student to write."""
+
+
+# --- Calling the student's function -------------------------------------------------------------------------------
+
+
+def attempt(function: Callable[..., Any], without: Sequence[str] = ()) -> Callable[..., Any]:
+    """Wrap a student's function, so that what goes wrong in it is said in words.
+
+    Args:
+        function: the student's function.
+        without: names of the functions that would be the answer, as for `without`.
+
+    Returns:
+        A function that calls it, and raises `Mistake` if it is not written yet, returns None or changes what it is
+        given (tensors, arrays, lists of them, networks); an exception in it gets a note with its arguments.
+
+    Raises:
+        TypeError: there is no function.
+
+    Example:
+        >>> def double(x):
+        ...     x *= 2
+        ...     return x
+        >>> attempt(double)(torch.ones(2))
+        Traceback (most recent call last):
+        labutils.exercise.Mistake: double changes its argument x: work on a copy (x = x - 1 makes one, x -= 1 does not)
+    """
+    if not callable(function):
+        raise TypeError(f"attempt takes a function, not {function!r}: has its name been given to something else?")
+    name = getattr(function, "__name__", type(function).__name__)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True  # a student's traceback in Jupyter shows the check and the student's code
+        given = _named(function, args, kwargs)
+        before = {key: _snapshot(value) for key, value in given.items()}
+        with _refusing(without):
+            try:
+                result = function(*args, **kwargs)
+            except AnswerUsedError:
+                raise
+            except Exception as error:
+                if isinstance(error, NotImplementedError) and not error.args:
+                    raise Mistake(
+                        f"{name} is not written yet: replace `raise NotImplementedError()` by your code, run that cell,"
+                        " then this one"
+                    ) from None
+                error.add_note(f"{name} was called with " + _listed(given))
+                raise
+        for key, value in given.items():
+            if not _unchanged(before[key], value):
+                raise Mistake(
+                    f"{name} changes its argument {key}: work on a copy (x = x - 1 makes one, x -= 1 does not)"
+                )
+        if result is None:
+            raise Mistake(f"{name} returns None: does it end with `return`?")
+        return result
+
+    return call
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Refuse functions for a while: a call of one of them, by whatever name or through whatever other function, fails.
+
+    Args:
+        *names: functions or classes, such as "similarity.cka" for one of labutils, else "torch.optim.SGD".
+
+    Raises:
+        ValueError: there is no such function or class, or it is not written in Python.
+        AnswerUsedError: inside, by a call of one of them.
+
+    Example:
+        >>> from labutils import models
+        >>> with without("models.count_parameters"):
+        ...     models.count_parameters(nn.Linear(3, 2))
+        Traceback (most recent call last):
+        labutils.exercise.AnswerUsedError: this exercise asks you to write what models.count_parameters does: do not \
+call it, nor what is built on it
+    """
+    with _refusing(names):
+        yield
+
+
+@contextmanager
+def _refusing(names: Sequence[str]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(_refuse(name))
+        yield
+
+
+def _refuse(name: str) -> Callable[[], None]:
+    """Make calls of a function fail; return what ends that."""
+    target = find(name)
+    words = f"this exercise asks you to write what {name} does: do not call it, nor what is built on it"
+    code = _refused.__code__
+    code = code.replace(co_consts=tuple(words if const == "WORDS" else const for const in code.co_consts))
+    if isinstance(target, type):
+        own = vars(target).get("__init__")
+        target.__init__ = FunctionType(code, globals())  # type: ignore[misc]
+
+        def restore() -> None:
+            if own is None:
+                del target.__init__
+            else:
+                target.__init__ = own
+
+        return restore
+    # Every reference to a function sees a change of its code: imports by another name, tables, wrappers.
+    function = inspect.unwrap(target)
+    if not isinstance(function, FunctionType) or function.__closure__:
+        raise ValueError(f"cannot refuse {name}: it is neither a class nor a plain function written in Python")
+    was: CodeType = function.__code__
+    function.__code__ = code
+    return functools.partial(setattr, function, "__code__", was)
+
+
+def _refused(*_args: Any, **_kwargs: Any) -> None:
+    import labutils.exercise  # this code runs with the globals of another module
+
+    raise labutils.exercise.AnswerUsedError("WORDS")
+
+
+def find(name: str) -> Any:
+    """Return what a name of `without` means.
+
+    Args:
+        name: "module.function" of labutils, or the whole dotted name of something else.
+
+    Raises:
+        ValueError: there is nothing of that name.
+
+    Example:
+        >>> find("models.mlp").__module__, find("torch.optim.SGD").__name__
+        ('labutils.models', 'SGD')
+    """
+    for whole in (f"labutils.{name}", name):
+        try:
+            return pkgutil.resolve_name(whole)
+        except (ImportError, AttributeError, ValueError):
+            continue
+    raise ValueError(f"there is no {name}, neither in labutils nor elsewhere: a name such as 'similarity.cka' is meant")
+
+
+def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise Mistake(f"{function.__name__} does not take the arguments of the exercise: {error}") from None
+
+
+def _snapshot(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, nn.Module):
+        return {key: part.detach().clone() for key, part in value.state_dict().items()}
+    if isinstance(value, list | tuple):
+        return [_snapshot(part) for part in value]
+    return None
+
+
+def _unchanged(before: Any, value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        same = before.shape == value.shape and before.dtype == value.dtype
+        return same and torch.equal(before.nan_to_num(), value.detach().nan_to_num())
+    if isinstance(value, np.ndarray):
+        return np.array_equal(before, value, equal_nan=value.dtype.kind in "fc")
+    if isinstance(value, nn.Module):
+        now = value.state_dict()
+        return before.keys() == now.keys() and all(_unchanged(before[key], now[key]) for key in now)
+    if isinstance(value, list | tuple):
+        return len(before) == len(value) and all(map(_unchanged, before, value))
+    return True
+
+
+def _listed(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {_described(value)}" for key, value in given.items()) or "no arguments"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"{type(value).__name__} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, nn.Module):
+        return f"a network ({type(value).__name__})"
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+# --- Comparing its result -----------------------------------------------------------------------------------------
+
+
+def compare(
+    got: Any,
+    expected: Any,
+    what: str = "the result",
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-8,
+    causes: Mapping[str, Any] | None = None,
+    hint: str = "",
+) -> None:
+    """Check a result against the right one; the error says what differs, where first, and why probably.
+
+    A likely cause is one that explains the numbers: the wrong result is what that mistake would give. Tried are the
+    causes of the exercise, then common ones: the sign, a factor, a shift, a square or root, a transposed matrix,
+    another order, whole numbers.
+
+    Args:
+        got: what the student's function returned: numbers, an array, a tensor, or where `expected` is one a list,
+            tuple or dict of these.
+        expected: the right result.
+        what: its name in the message, with the case at hand ("CKA of 30 × 4 and 30 × 7").
+        rtol: largest difference that counts as equal, relative to the right number.
+        atol: the same, absolute.
+        causes: {what is probably wrong: the result that this mistake gives}.
+        hint: a sentence for the end of the message if no cause explains the numbers.
+
+    Raises:
+        Mistake: the result is not the right one.
+
+    Example:
+        >>> compare(0.5, 0.25, "the loss of 8 examples", causes={"the square is missing": 0.5})
+        Traceback (most recent call last):
+        labutils.exercise.Mistake: the loss of 8 examples: 0.5, expected 0.25. Likely cause: the square is missing.
+        >>> compare(torch.tensor([1.0, -2.0]), torch.tensor([1.0, 2.0]))
+        Traceback (most recent call last):
+        labutils.exercise.Mistake: the result: first wrong entry [1]: -2, expected 2 (1 of 2 entries is wrong).
+        >>> compare(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 2.0]))
+        Traceback (most recent call last):
+        labutils.exercise.Mistake: the result: first wrong entry [0]: -1, expected 1 (2 of 2 entries are wrong). \
+Likely cause: the sign.
+    """
+    __tracebackhide__ = True
+    if isinstance(expected, Mapping):
+        _compare_mappings(got, expected, what, rtol=rtol, atol=atol, hint=hint)
+        return
+    if isinstance(expected, list | tuple):
+        _compare_sequences(got, expected, what, rtol=rtol, atol=atol, hint=hint)
+        return
+    same_form(got, expected, what)
+    right, mine = _numbers(expected, what), _numbers(got, what)
+    wide = np.result_type(mine, right, np.float64)
+    mine, right = mine.astype(wide), right.astype(wide)
+    wrong = ~np.isclose(mine, right, rtol=rtol, atol=atol, equal_nan=True)
+    if not wrong.any():
+        return
+    lost = ~np.isfinite(mine) & np.isfinite(right)
+    at = tuple(int(i) for i in np.argwhere(lost if lost.any() else wrong)[0])
+    values = "{}, expected {}".format(*_apart(mine[at], right[at]))
+    count = int(wrong.sum())
+    share = f"{count} of {wrong.size} entries {'is' if count == 1 else 'are'} wrong"
+    message = f"{what}: first wrong entry {list(at)}: {values} ({share})." if at else f"{what}: {values}."
+    if lost.any():
+        cause = "a division by 0, the logarithm or root of a number below 0, or an overflow"
+    else:
+        cause = _likely(mine, right, causes or {}, rtol, atol)
+    raise Mistake(message + (f" Likely cause: {cause}." if cause else hint and f" {hint}"))
+
+
+def same_form(got: Any, like: Any, what: str = "the result") -> None:
+    """Check the shape and the kind of a result whose numbers are free, such as a random one.
+
+    Args:
+        got: what the student's function returned.
+        like: an array, tensor or number of the form that it should have.
+        what: its name in the message.
+
+    Raises:
+        Mistake: it has another shape, is no array, or holds another kind of numbers (whole, real, complex).
+
+    Example:
+        >>> same_form(torch.ones(3, 1), torch.ones(3), "the labels")
+        Traceback (most recent call last):
+        labutils.exercise.Mistake: the labels: shape (3, 1), expected (3,): an axis of length 1 is too many or missing.
+    """
+    __tracebackhide__ = True
+    right, mine = _numbers(like, what), _numbers(got, what)
+    if mine.shape != right.shape:
+        raise Mistake(f"{what}: shape {mine.shape}, expected {right.shape}{_about_shapes(mine, right)}.")
+    if right.dtype.kind in "bui" and mine.dtype.kind in "fc":
+        raise Mistake(f"{what}: numbers of type {mine.dtype}, expected whole ones ({right.dtype}).")
+    if mine.dtype.kind == "c" and right.dtype.kind != "c":
+        raise Mistake(f"{what}: complex numbers, expected real ones.")
+
+
+def _compare_mappings(got: Any, expected: Mapping[Any, Any], what: str, **options: Any) -> None:
+    __tracebackhide__ = True
+    if not isinstance(got, Mapping):
+        raise Mistake(f"{what} is {_kind(got)}, expected a dict with the keys {list(expected)}.")
+    if missing := [key for key in expected if key not in got]:
+        raise Mistake(f"{what} lacks the keys {missing}; it has {list(got)}.")
+    if extra := [key for key in got if key not in expected]:
+        raise Mistake(f"{what} has keys that do not belong there: {extra}.")
+    for key, value in expected.items():
+        compare(got[key], value, f"{what}[{key!r}]", **options)
+
+
+def _compare_sequences(got: Any, expected: Sequence[Any], what: str, **options: Any) -> None:
+    __tracebackhide__ = True
+    if not isinstance(got, list | tuple):
+        raise Mistake(f"{what} is {_kind(got)}, expected a {type(expected).__name__} of {len(expected)} entries.")
+    if len(got) != len(expected):
+        raise Mistake(f"{what} has {len(got)} entries, expected {len(expected)}.")
+    for i, (mine, right) in enumerate(zip(got, expected, strict=True)):
+        compare(mine, right, f"{what}[{i}]", **options)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None (is a `return` missing?)"
+    if callable(value):
+        return f"the function {getattr(value, '__name__', value)} (are its parentheses missing?)"
+    return f"a {type(value).__name__}"
+
+
+def _numbers(value: Any, what: str) -> np.ndarray:
+    __tracebackhide__ = True
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().resolve_conj().numpy()
+    try:
+        numbers = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, tensors that need gradients
+        raise Mistake(f"{what} is {_kind(value)} that does not make an array: return one tensor or array.") from None
+    if numbers.dtype.kind not in "buifc":
+        raise Mistake(f"{what} is {_kind(value)}, expected numbers.")
+    return numbers
+
+
+def _about_shapes(mine: np.ndarray, right: np.ndarray) -> str:
+    if right.ndim == 0:
+        return ", a single number: is a sum, mean or norm missing?" if mine.size > 1 else ": take its only entry"
+    if mine.ndim == 0:
+        return ": is it reduced to one number too early?"
+    if mine.shape == right.shape[::-1]:
+        return ": transposed?"
+    if mine.squeeze().shape == right.squeeze().shape:
+        return ": an axis of length 1 is too many or missing"
+    if mine.size == right.size:
+        return ": the same number of entries, so reshape it, or keep it from being flattened"
+    return ""
+
+
+def _apart(got: Any, expected: Any) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to tell them apart."""
+    for digits in (6, 9, 17):
+        texts = f"{got:.{digits}g}", f"{expected:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
+def _likely(mine: np.ndarray, right: np.ndarray, causes: Mapping[str, Any], rtol: float, atol: float) -> str | None:
+    """The first mistake that would give just this result."""
+    if not np.isfinite(mine).all() or not np.isfinite(right).all():
+        return None
+    near = max(rtol, _HYPOTHESIS)
+    floor = max(atol, near * float(np.abs(right).max()) * 1e-2)
+
+    def explains(value: Any) -> bool:
+        value = np.asarray(_numbers(value, "a cause"), dtype=mine.dtype)
+        if value.shape != mine.shape or np.allclose(value, right, rtol=near, atol=floor):
+            return False  # what hardly differs from the right result explains nothing
+        return np.allclose(mine, value, rtol=near, atol=floor)
+
+    for cause, value in causes.items():
+        if explains(value):
+            return cause
+    if not mine.any():
+        return "the result is never filled in, all is 0" if mine.ndim else None
+    common: list[tuple[str, Any]] = [("the sign", -right)]
+    if right.ndim == 2 and right.shape[0] == right.shape[1]:
+        common.append(("transposed", right.T))
+    if right.ndim:
+        common.append(("the order is reversed", np.flip(right, 0)))
+        if right.ndim > 1:
+            common.append(("the columns are in reversed order", np.flip(right, -1)))
+    common += [("rounded to whole numbers", np.round(right)), ("cut to whole numbers", np.trunc(right))]
+    if right.dtype.kind != "c" and (right >= 0).all():
+        common += [("squared once too often", right**2), ("a root too many, or a square is missing", np.sqrt(right))]
+    for cause, value in common:
+        if explains(value):
+            return cause
+    if np.allclose(mine, right, rtol=near, atol=floor):
+        return "too few digits, as of float32" if np.allclose(mine, right, rtol=1e-5, atol=0) else None
+    if right.size > 1 and np.allclose(np.sort(mine, None), np.sort(right, None), rtol=near, atol=floor):
+        return "the right numbers in another order"
+    return _factor(mine, right, explains) or _shift(mine, right, explains)
+
+
+def _factor(mine: np.ndarray, right: np.ndarray, explains: Callable[[Any], bool]) -> str | None:
+    at = np.unravel_index(np.abs(right).argmax(), right.shape)
+    if not right[at] or not mine[at] or mine.dtype.kind == "c":
+        return None
+    ratio = mine[at] / right[at]
+    whole = max(abs(ratio), 1 / abs(ratio))
+    nice = whole < _FACTORS and abs(whole - round(whole)) < _HYPOTHESIS * whole
+    # any two single numbers have some ratio: only one that a mistake is likely to give says something
+    if not (nice or right.size > 2) or not explains(ratio * right):
+        return None
+    number = f"{round(whole)}" if nice else f"{whole:.4g}"
+    sign = " and of the other sign" if ratio < 0 else ""
+    size = "large" if abs(ratio) > 1 else "small"
+    return f"a factor: {'all ' if right.ndim else ''}{number} times too {size}{sign}"
+
+
+def _shift(mine: np.ndarray, right: np.ndarray, explains: Callable[[Any], bool]) -> str | None:
+    shift = (mine - right).flat[0]
+    if right.size < 3 and abs(shift) not in (1.0, 2.0):
+        return None
+    return f"a constant: {'' if right.ndim == 0 else 'all '}off by {shift:+.4g}" if explains(right + shift) else None
