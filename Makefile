@@ -6,6 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+AXE := node_modules/.package-lock.json
 
 .PHONY: book test full bench clean format
 .DELETE_ON_ERROR:
@@ -17,10 +18,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# What the tests in the browser check accessibility with. Without npm those tests are skipped, and say so.
+$(AXE): package.json package-lock.json
+	@if ! command -v npm >/dev/null; then echo "no npm: the site will not be tested in a browser"; \
+	elif npm ci --no-audit --no-fund --loglevel=error; then touch $@; \
+	else echo "npm ci failed: the site will not be tested in a browser"; fi
+
 book: $(READY)
 	$(BIN)/labs book
 
-test: $(READY)
+test: $(READY) $(AXE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2
@@ -39,4 +46,4 @@ format: $(READY)
 	$(BIN)/python tools/clean_notebooks.py
 
 clean:
-	rm -rf _build results .pytest_cache .hypothesis .ruff_cache
+	rm -rf _build results .pytest_cache .hypothesis .ruff_cache node_modules

@@ -6,17 +6,18 @@ import ast
 import importlib
 import inspect
 import json
+import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
 
 from labutils import runner, site
-from labutils.runner import LabsError, Project, Result
+from labutils.runner import LabsError, Project
 from tests.conftest import ROOT, TinyLab
 
 pytestmark = pytest.mark.timeout(1800)
@@ -102,12 +103,8 @@ def title(page: BeautifulSoup) -> str:
 
 
 @pytest.fixture(scope="module")
-def book(execute_notebook: Callable[[str], Result], results: Path, session_folder: Path) -> Site:
-    project = Project(ROOT)
-    for name in runner.load_notebooks(project):
-        assert execute_notebook(name).failure is None
-    index = site.build(project, results, session_folder / "book")
-    return Site(index.parent)
+def book(built_book: Path) -> Site:
+    return Site(built_book)
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +220,37 @@ def test_mistakes_in_pages_are_found(tmp_path: Path) -> None:
     assert from_the_web(built) == ["bad.html: https://example.org/x.js"]
 
 
+# --- The glossary ------------------------------------------------------------------------------------------------
+
+
+def glossary() -> list[str]:
+    """The terms, in the order of the page."""
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+    return re.findall(r"^(\S.*)$", text.partition("```{glossary}\n")[2].partition("\n```")[0], re.MULTILINE)
+
+
+def prose() -> dict[str, str]:
+    """What the pages say, the glossary left out, and what the notebooks say and label."""
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")}
+    del pages["glossary.md"]
+    notebooks = {path.name: nbformat.read(path, as_version=4) for path in (ROOT / "notebooks").glob("*.ipynb")}
+    return pages | {name: "\n".join(cell.source for cell in read.cells) for name, read in notebooks.items()}
+
+
+def test_the_glossary_is_in_order_and_defines_what_the_text_refers_to() -> None:
+    terms = glossary()
+    assert terms == sorted(terms, key=str.lower)
+    known = {term.lower() for term in terms}
+    assert len(known) == len(terms)
+    missing = {
+        (name, target)
+        for name, text in prose().items()
+        for shown in re.findall(r"\{term\}`([^`]+)`", text)
+        if (target := " ".join(re.sub(r".*<(.*)>", r"\1", shown, flags=re.DOTALL).split())).lower() not in known
+    }
+    assert missing == set()
+
+
 # --- A tiny book -------------------------------------------------------------------------------------------------
 
 
@@ -233,7 +261,9 @@ def tiny_book(tiny_lab: TinyLab) -> TinyLab:
     folder.mkdir()
     config = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())
     del config["bibtex_bibfiles"]
-    config["sphinx"]["extra_extensions"] = []
+    config["html"].pop("favicon")
+    known = ("html_context", "html_theme_options", "myst_heading_anchors")  # to Sphinx without further extensions
+    config["sphinx"] = {"recursive_update": True, "config": {name: config["sphinx"]["config"][name] for name in known}}
     (folder / "_config.yml").write_text(yaml.safe_dump(config))
     (folder / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n- file: claims\n")
     (folder / "intro.md").write_text("# Introduction\n\nSee [what holds](claims.md).\n")
@@ -286,6 +316,68 @@ def test_a_book_is_built_again_when_a_page_changes(tiny_book: TinyLab, tmp_path:
     assert build() == 4
 
 
+LAUNCH = "a[href^='https://mybinder.org'], a[href^='https://colab.']"
+
+
+def publish_at(lab: TinyLab, url: str) -> None:
+    """A book of one notebook, which is executed, with the setting of the repository."""
+    lab.add("21_fit")
+    execute = runner.execute(lab.project, runner.select(lab.load()), lab.results, jobs=1)
+    assert [result.failure for result in execute] == [None]
+    path = lab.root / "book" / "_config.yml"
+    config = yaml.safe_load(path.read_text())
+    config["repository"]["url"] = url
+    path.write_text(yaml.safe_dump(config))
+    (path.parent / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n- file: notebooks/21_fit\n")
+    (path.parent / "intro.md").write_text("# Introduction\n\nA word.\n")
+
+
+@pytest.mark.notebook
+def test_one_setting_gives_the_notebooks_launch_buttons(tiny_book: TinyLab, tmp_path: Path) -> None:
+    assert yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["repository"]["url"] == ""
+    publish_at(tiny_book, "https://github.com/someone/lab.git")
+    pages = Site(site.build(tiny_book.project, tiny_book.results, tmp_path / "set").parent).pages
+    links = [link["href"] for link in pages["notebooks/21_fit.html"].select(LAUNCH)]
+    assert links == [
+        "https://mybinder.org/v2/gh/someone/lab/main?urlpath=lab/tree/notebooks/21_fit.ipynb",
+        "https://colab.research.google.com/github/someone/lab/blob/main/notebooks/21_fit.ipynb",
+    ]
+    assert (tiny_book.root / "notebooks" / "21_fit.ipynb").is_file()
+    assert [name for name, page in pages.items() if page.select(LAUNCH)] == ["notebooks/21_fit.html"]
+    publish_at(tiny_book, "")
+    pages = Site(site.build(tiny_book.project, tiny_book.results, tmp_path / "unset").parent).pages
+    assert [name for name, page in pages.items() if page.select(LAUNCH)] == []
+
+
+def settings_for(lab: TinyLab, url: str) -> dict:
+    path = lab.root / "book" / "_config.yml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"repository": {"url": url}}))
+    return yaml.safe_load(site._settings(path.read_bytes()))
+
+
+def test_colab_opens_only_what_is_on_github(tiny_book: TinyLab) -> None:
+    launch = settings_for(tiny_book, "https://gitlab.com/someone/lab/")["launch_buttons"]
+    assert launch["binderhub_url"] == "https://mybinder.org"
+    assert "colab_url" not in launch
+    assert not {"launch_buttons", "repository"} & set(settings_for(tiny_book, ""))
+
+
+@pytest.mark.parametrize("url", ["someone/lab", "http://github.com/someone/lab", "https://github.com/someone"])
+def test_a_wrong_repository_is_told(tiny_book: TinyLab, url: str) -> None:
+    with pytest.raises(LabsError, match=rf"repository.url is '{url}'; write it as https://github.com/NAME"):
+        settings_for(tiny_book, url)
+
+
+def test_binder_finds_an_environment_with_cpu_torch() -> None:
+    """Binder reads the file in the root unless there is a folder for it, and Python's version only as X.Y."""
+    assert not any((ROOT / name).exists() for name in ("binder", ".binder", "Dockerfile"))
+    wanted = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert any(re.fullmatch(r"python =3\.\d+", line) for line in wanted if isinstance(line, str))
+    assert any(line.startswith("pytorch-cpu ") for line in wanted if isinstance(line, str))
+    assert not any(line.startswith(("pytorch ", "pytorch-gpu")) for line in wanted if isinstance(line, str))
+    assert "-e ." in wanted[-1]["pip"]
+
+
 def test_notebooks_that_are_not_done_make_no_book(tiny_book: TinyLab, tmp_path: Path) -> None:
     tiny_book.add("21_fit")
     with pytest.raises(LabsError, match="21_fit:quick is not run: run it before the book is built"):
@@ -305,6 +397,18 @@ def claim(text: str, source: str, verdict: str, mean: float = 0.42, **interval: 
     }
 
 
+def source_run(*claims: dict, **parameters: object) -> dict:
+    data = {"name": "mnist", "fingerprint": "0123456789abcdef", "train": 60000, "test": 10000, "file": "mnist.npz"}
+    provenance = {"labutils": "0.1.0", "python": "3.11.7", "device": "cpu", "threads": 1, "data": [data]}
+    time = {"started": "2026-11-20T22:53:24+00:00", "wall_seconds": 3662.2}
+    return {"claims": list(claims), "parameters": parameters, "provenance": provenance, "time": time}
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next one."""
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def test_claims_are_grouped_by_document_with_both_verdicts(tiny_lab: TinyLab) -> None:
     tiny_lab.add("21_fit", text="# Function fitting\n\nWho fits?")
     tiny_lab.add("22_image", text="# Images\n\nDoes depth pay?")
@@ -315,33 +419,154 @@ def test_claims_are_grouped_by_document_with_both_verdicts(tiny_lab: TinyLab) ->
         },
         "22_image": {"claims": [claim("So it is", "this lab", "not supported")]},
     }
-    source_runs = {"21_fit": {"d2-sinc": {"claims": [claim(deep, "D2 1-1", "not supported", -0.42)]}}}
+    source_runs = {"21_fit": {"d2-sinc": source_run(claim(deep, "D2 1-1", "not supported", -0.42))}}
     text = site.claims_page(tiny_lab.load(), quick, source_runs)
     assert [line for line in text.splitlines() if line.startswith("#")] == [
         "# What the sources claim, what our runs show",
         "## Verdicts of the quick runs",
+        "## Do quick and source runs agree?",
         "## D1",
         "## D2",
         "## this lab",
+        "## The source runs and their settings",
     ]
-    counts = text[text.index("* - Source") : text.index("## D1")]
-    assert counts.replace("\n  - ", " ").splitlines()[:5] == [
-        "* - Source supported not supported inconclusive Claims",
+    counts = section(text, "Verdicts of the quick runs")
+    assert counts[counts.index("* - ") :].replace("\n  - ", " ").splitlines()[:5] == [
+        "* - Source {bdg-success}`✔ supported` {bdg-danger}`✘ not supported` {bdg-secondary}`? inconclusive` Claims",
         "* - D1 0 0 1 1",
         "* - D2 1 0 0 1",
         "* - this lab 0 1 0 1",
         "* - **All** 1 1 1 3",
     ]
-    assert "{bdg-success}`supported`<br>mean effect 0.42 [0.31, 0.53], n = 8: nats" in text
-    assert "`d2-sinc`: {bdg-danger}`not supported`<br>mean effect -0.42" in text
-    assert "mean effect 0.42 [-inf, inf], n = 8: nats" in text
-    assert "* - Deep fits *sooner* | $x<y$<br>*D2 1-1 · [Function fitting](notebooks/21_fit.ipynb)*" in text
-    assert text.count("not recorded") == 2
+    agree = section(text, "Do quick and source runs agree?")
+    assert agree[agree.index("* - D1") :].replace("\n  - ", " ").splitlines()[:4] == [
+        "* - D1 0 0 0 1 1",
+        "* - D2 0 0 1 0 1",
+        "* - this lab 0 0 0 1 1",
+        "* - **All** 0 0 1 2 3",
+    ]
+    assert "\n- Deep fits *sooner* | $x<y$<br>quick run {bdg-success}`✔ supported` · [d2-sinc](#run-21-fit-d2" in agree
+    row = section(text, "D2")
+    assert "* - Deep fits *sooner* | $x<y$<br>*D2 1-1 · [notebook 21](notebooks/21_fit.ipynb)*" in row
+    assert "{bdg-danger-line}`≠ opposite`" in row
+    assert "{bdg-success}`✔ supported`<br>mean effect 0.42 [0.31, 0.53], n = 8: nats" in row
+    assert "{bdg-danger}`✘ not supported` [d2-sinc](#run-21-fit-d2-sinc)<br>mean effect -0.42" in row
+    assert "-0.42 [0.31, 0.53], n = 8<br>*2026-11-20 · mnist `01234567`*" in row  # without saying "nats" again
+    assert "mean effect 0.42 [-inf, inf], n = 8: nats" in section(text, "D1")
+    assert text.count("*not recorded*") == 2
+
+
+@pytest.mark.parametrize(
+    ("quick", "sources", "agreement"),
+    [
+        ("supported", ["supported", "supported"], "same"),
+        ("inconclusive", ["inconclusive"], "same"),
+        ("supported", ["inconclusive"], "undecided"),
+        ("inconclusive", ["supported", "inconclusive"], "undecided"),
+        ("supported", ["not supported"], "opposite"),
+        ("inconclusive", ["supported", "not supported"], "opposite"),
+        ("supported", [], "one only"),
+        (None, ["supported", "not supported"], "one only"),
+    ],
+)
+def test_agreement_of_verdicts(quick: str | None, sources: list[str], agreement: str) -> None:
+    runs = {"quick": {"verdict": quick}} if quick else {}
+    runs |= {f"d{number}": {"verdict": verdict} for number, verdict in enumerate(sources)}
+    assert site._agreement(runs) == agreement
+
+
+def test_verdicts_have_the_symbols_that_notebooks_show() -> None:
+    from labutils.record import SYMBOLS
+
+    assert {verdict: symbol for verdict, (_, symbol) in site.VERDICTS.items()} == SYMBOLS
+
+
+def test_claims_that_a_notebook_no_longer_makes_are_counted_not_shown(tiny_lab: TinyLab) -> None:
+    code = 'for name in ("d1", "d2"):\n    text = f"The deeper one fits sooner, on average ({name})."\n    print(text)'
+    tiny_lab.add("21_fit", code, "%time 3", "other = 'Wide networks win in the end'")
+    present = "The deeper one fits sooner, on average (d2)."
+    old = claim("D2's matrix shows fewer negative eigenvalues (d2).", "this lab", "supported")
+    recorded = {"21_fit": {"d2": source_run(claim(present, "D2 1-1", "supported"), old)}}
+    text = site.claims_page(tiny_lab.load(), {}, recorded)
+    assert present in text
+    assert "*not tested*" in text
+    assert "fewer negative" not in text
+    assert "Not shown: 1 recorded verdicts" in text
+    assert "(`21_fit:d2` 1)" in text
+    shown = site.claims_page(tiny_lab.load(), {"21_fit": {"claims": [old]}}, recorded)
+    assert "fewer negative" in shown
+    assert "Not shown" not in shown
+
+
+def test_a_claim_counts_for_the_source_that_the_present_notebook_names(tiny_lab: TinyLab) -> None:
+    tiny_lab.add("21_fit")
+    recorded = {"21_fit": {"d1": source_run(claim("So it is", "1-2", "supported"))}}
+    text = site.claims_page(
+        tiny_lab.load(), {"21_fit": {"claims": [claim("So it is", "D1 Q1", "supported")]}}, recorded
+    )
+    assert "## D1" in text
+    assert "## 1-2" not in text
+    assert "{bdg-success-line}`= same`" in section(text, "D1")
+
+
+def test_each_source_run_tells_date_data_machine_versions_and_settings(tiny_lab: TinyLab) -> None:
+    tiny_lab.add("21_fit")
+    quick = {
+        "21_fit": {"claims": [claim("So it is", "D1", "supported")], "parameters": {"n": 3, "seed": 0, "new": True}}
+    }
+    run = source_run(claim("So it is", "D1", "supported"), n=60000, seed=0, gone=[1, "a"])
+    run["provenance"] |= {"accelerator": "NVIDIA H200", "changed_since": ["code"]}
+    run["provenance"]["data"].append({"name": "digits", "fingerprint": "f" * 16, "train": 5, "test": 0, "file": None})
+    bare = {"claims": [], "parameters": {"n": 3, "seed": 0, "new": True}}
+    text = section(
+        site.claims_page(tiny_lab.load(), quick, {"21_fit": {"d1": run, "d2.x": bare}}),
+        "The source runs and their settings",
+    )
+    first, second = text.split("::::{dropdown} ")[1:]
+    assert first.startswith("21_fit:d1 · 2026-11-20 · mnist, digits\n:name: run-21-fit-d1\n")
+    assert "- Data: mnist (60,000 train, 10,000 test), file `mnist.npz`, fingerprint `0123456789abcdef`\n" in first
+    assert "- Data: digits (5 train), embedded, fingerprint `ffffffffffffffff`\n" in first
+    assert "- Started 2026-11-20 22:53:24 UTC, 1 h 1 min; on NVIDIA H200 with 1 thread\n" in first
+    assert "- Versions: labutils 0.1.0, python 3.11.7\n" in first
+    assert "these had changed since the run: code\n" in first
+    assert '* - `n`\n  - `60000`\n  - `3`\n* - `gone`\n  - `[1, "a"]`\n  - –\n* - `new`\n  - –\n  - `true`\n' in first
+    assert "seed" not in first
+    assert second.startswith("21_fit:d2.x\n:name: run-21-fit-d2-x\n")
+    assert "- Data: points of a function, which the notebook makes itself\n" in second
+    assert "No setting differs." in second
 
 
 def test_a_page_without_claims_says_so(tiny_lab: TinyLab) -> None:
     tiny_lab.add("21_fit")
     assert "No notebook has tested a claim yet." in site.claims_page(tiny_lab.load(), {"21_fit": {}}, {})
+    told = site.claims_page(tiny_lab.load(), {"21_fit": {"claims": [claim("So it is", "D1", "supported")]}}, {})
+    assert "None is recorded yet." in told
+
+
+def test_the_table_of_benchmarks(tiny_lab: TinyLab) -> None:
+    assert "No run of `make bench` is recorded yet." in site.benchmarks_table({})
+    row = {"part": "by_hand", "name": "ours / torch's", "ratio": 0.8512, "target": 1, "at_least": False} | {
+        "note": "n = 3", "against": "peer", "reached": True,
+    }  # fmt: skip
+    slow = row | {"part": "curvature", "name": "seconds", "ratio": 61.0, "target": 60, "against": "clock"}
+    machine = {
+        "cpu": "A CPU",
+        "cores": 2,
+        "memory_gib": 7.5,
+        "system": "Linux x86_64",
+        "threads": 2,
+        "load_before": 0.1,
+    }
+    kept = {"date": "2026-11-21T10:00:00+00:00", "machine": machine, "versions": {"torch": "2.13.0"}} | {
+        "rows": [row, slow | {"reached": False}]
+    }
+    text = site.benchmarks_table(kept)
+    assert text.startswith("2026-11-21: 1 of 2 goals reached.\n")
+    assert "- Machine: A CPU, 2 cores, 7.5 GiB, Linux x86_64\n- Threads: 2; load before the run: 0.1\n" in text
+    by_hand, curvature = text.split("**curvature**")
+    assert "**by hand**" in by_hand
+    assert "* - ours / torch's<br>*n = 3*\n  - peer\n  - 0.85\n  - ≤ 1\n  - {bdg-success}`✔ reached`" in by_hand
+    assert "  - clock\n  - 61.00 s\n  - ≤ 60 s\n  - {bdg-danger}`✘ missed`" in curvature
 
 
 def test_recorded_source_runs_are_found(tmp_path: Path) -> None:
