@@ -215,8 +215,13 @@ def _run(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the results (default: results/ in the lab's folder).",
 )
+@click.option(
+    "--without-answers",
+    is_flag=True,
+    help="A site for students who are graded: no solutions, no hidden tests, no source code of labutils.",
+)
 @_JOBS
-def _book(out: Path | None, results: Path | None, jobs: int | None) -> int:
+def _book(out: Path | None, results: Path | None, without_answers: bool, jobs: int | None) -> int:
     """Run what is not up to date, and build the site from the executed notebooks.
 
     Warnings count as errors. If a notebook fails, no site is built and an earlier one is removed. Prints where
@@ -232,7 +237,7 @@ def _book(out: Path | None, results: Path | None, jobs: int | None) -> int:
         site.remove(out)
         return _conclude(ended, "no book was built")
     try:
-        click.echo(site.build(project, results, out))
+        click.echo(site.build(project, results, out, answers=not without_answers))
     except site.BookError as error:
         _complain(str(error))
         return 1

@@ -44,6 +44,12 @@ AGREEMENTS = {
 LEAST_KNOWN_SHARE = 0.6
 SHORT_FINGERPRINT = 8
 BENCHMARKS = "benchmarks"
+SOURCE_PAGES = "sphinx.ext.viewcode"
+# What nbgrader's markers enclose, and what stands there instead.
+ANSWERS = (
+    (r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION", r"\1..."),
+    (r"^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n?", ""),
+)
 # MathJax out of this package makes formulas work without internet; without it the pages load MathJax from the web.
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
@@ -74,13 +80,14 @@ class BookError(Exception):
     """Jupyter Book found something to complain about."""
 
 
-def build(project: Project, results: Path, out: Path) -> Path:
+def build(project: Project, results: Path, out: Path, *, answers: bool = True) -> Path:
     """Build the site from ``book/`` and the executed quick runs; where nothing changed, leave it as it is.
 
     Args:
         project: the lab.
         results: the folder of the results; every quick run there must be done.
         out: the folder of the book, replaced as a whole.
+        answers: whether pages show the solutions of exercises, hidden tests and the module's source code.
 
     Returns:
         The first page of the site.
@@ -92,7 +99,7 @@ def build(project: Project, results: Path, out: Path) -> Path:
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(out.with_name(f".{out.name}.lock")):
-        pages = _collect(project, results)
+        pages = _collect(project, results, answers)
         stamp = _stamp(project, pages)
         if (out / INDEX).is_file() and (out / STAMP).is_file() and (out / STAMP).read_text() == stamp:
             return out / INDEX
@@ -119,7 +126,7 @@ def remove(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
 
 
-def _collect(project: Project, results: Path) -> dict[str, bytes]:
+def _collect(project: Project, results: Path, answers: bool = True) -> dict[str, bytes]:
     """Every file that Jupyter Book is to read: path below the book's folder to content."""
     book = project.root / "book"
     if not (book / "_toc.yml").is_file():
@@ -137,7 +144,7 @@ def _collect(project: Project, results: Path) -> dict[str, bytes]:
             changed = f" ({', '.join(status.changed)} changed)" if status.changed else ""
             raise LabsError(f"{run.label} is {status.state}{changed}: run it before the book is built")
         folder = run.folder(results)
-        pages[f"notebooks/{run.notebook.name}.ipynb"] = _page_of(folder / "notebook.ipynb")
+        pages[f"notebooks/{run.notebook.name}.ipynb"] = _page_of(folder / "notebook.ipynb", answers)
         quick[run.notebook.name] = _metrics(folder)
     texts = {"claims.md": claims_page(notebooks, quick, published(book / PUBLISHED))}
     if f"{BENCHMARKS}.md" in pages:
@@ -145,16 +152,18 @@ def _collect(project: Project, results: Path) -> dict[str, bytes]:
     texts |= reference_pages(project.package)
     pages |= {name: text.encode() for name, text in texts.items()}
     if "_config.yml" in pages:
-        pages["_config.yml"] = _settings(pages["_config.yml"])
+        pages["_config.yml"] = _settings(pages["_config.yml"], answers)
     return pages
 
 
-def _settings(text: bytes) -> bytes:
+def _settings(text: bytes, answers: bool = True) -> bytes:
     """Jupyter Book's settings, with those added that depend on what is installed and where the lab is published."""
     config = yaml.safe_load(text) or {}
     if mathjax_source():
         sphinx = config.setdefault("sphinx", {})
         sphinx["config"] = (sphinx.get("config") or {}) | {"mathjax_path": f"mathjax/{MATHJAX_PARTS[0]}"}
+    if not answers and SOURCE_PAGES in (extensions := config.get("sphinx", {}).get("extra_extensions", [])):
+        extensions.remove(SOURCE_PAGES)
     repository = config.pop("repository", None) or {}
     url = str(repository.get("url") or "").strip().rstrip("/").removesuffix(".git")
     if url:
@@ -178,11 +187,13 @@ def _stamp(project: Project, pages: Mapping[str, bytes]) -> str:
     return hashlib.sha256(json.dumps([tools, code, parts], sort_keys=True).encode()).hexdigest()
 
 
-def _page_of(path: Path) -> bytes:
+def _page_of(path: Path, answers: bool = True) -> bytes:
     """An executed notebook without papermill's times and paths, which say nothing to a reader."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
+        for pattern, replacement in () if answers else ANSWERS:
+            cell.source = re.sub(pattern, replacement, cell.source, flags=re.DOTALL | re.MULTILINE)
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
     return nbformat.writes(notebook).encode()

@@ -378,6 +378,27 @@ def test_binder_finds_an_environment_with_cpu_torch() -> None:
     assert "-e ." in wanted[-1]["pip"]
 
 
+def test_a_book_for_students_shows_no_answers(tiny_book: TinyLab, tmp_path: Path, monkeypatch) -> None:
+    solution = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x  # the-answer\n    ### END SOLUTION"
+    check = (
+        "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(3) == 6  # the-hidden-one\n### END HIDDEN TESTS"
+    )
+    tiny_book.add("21_fit", solution, check)
+    assert runner.execute(tiny_book.project, [tiny_book.run("21_fit")], tiny_book.results)[0].state == "done"
+    config = tiny_book.root / "book" / "_config.yml"
+    settings = yaml.safe_load(config.read_text())
+    settings.setdefault("sphinx", {})["extra_extensions"] = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+    config.write_text(yaml.safe_dump(settings))
+    for answers in (True, False):
+        pages = site._collect(tiny_book.project, tiny_book.results, answers)
+        text = pages["notebooks/21_fit.ipynb"].decode()
+        assert ("the-answer" in text, "the-hidden-one" in text) == (answers, answers)
+        assert "def double" in text
+        assert "assert double(1) == 2" in text
+        assert (b"viewcode" in pages["_config.yml"]) == answers
+        assert b"autodoc" in pages["_config.yml"]
+
+
 def test_notebooks_that_are_not_done_make_no_book(tiny_book: TinyLab, tmp_path: Path) -> None:
     tiny_book.add("21_fit")
     with pytest.raises(LabsError, match="21_fit:quick is not run: run it before the book is built"):
