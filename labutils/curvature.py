@@ -393,9 +393,8 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
             else:
                 values = [F.cross_entropy(outputs, yb, reduction="sum")]
             # The sum over examples gives each example its own gradient: none depends on another's input.
-            squares = sum(
-                torch.autograd.grad(value, xb, retain_graph=True)[0].flatten(1).square().sum(1) for value in values
-            )
+            gradients = (torch.autograd.grad(value, xb, retain_graph=len(values) > 1)[0] for value in values)
+            squares = sum(torch.linalg.vector_norm(each.flatten(1), dim=1).square() for each in gradients)
             total += squares.sqrt().double().sum().item()
     return total / len(x)
 

@@ -31,6 +31,7 @@ question, which only fits layers of equal height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
 from math import sqrt
@@ -846,7 +847,8 @@ def _svcca(
 ) -> _Matrices:
     if not 0 < variance <= 1:
         raise ValueError(f"variance = {variance}: must be above 0 and up to 1, as in 0.99")
-    bases = [[_leading_basis(layer, variance) for layer in network] for network in _features(values, images)]
+    features = _features(values, images)
+    bases = [_at_once(lambda layer: _leading_basis(layer, variance), network) for network in features]
     return {(a, b): _each(bases[a], bases[b], lambda x, y: _correlations(x, y).double().mean()) for a, b in pairs}
 
 
@@ -935,7 +937,17 @@ def _correlations(x: _Basis, y: _Basis) -> Tensor:
 
 
 def _each(a: list[Any], b: list[Any], compare: Callable[[Any, Any], Tensor]) -> np.ndarray:
-    return np.array([[compare(x, y).item() for y in b] for x in a])
+    values = _at_once(lambda pair: compare(*pair).item(), [(x, y) for x in a for y in b])
+    return np.array(values).reshape(len(a), len(b))
+
+
+def _at_once(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Apply a function to items, as many at once as torch has threads: one decomposition hardly gains from several."""
+    workers = min(torch.get_num_threads(), len(items))
+    if workers < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
 
 
 def _at_most_one(values: np.ndarray) -> np.ndarray:
