@@ -345,21 +345,26 @@ def test_an_interruption_has_its_exit_code_and_signals_are_as_before(labs: Labs,
 
 def test_book_runs_everything_and_prints_where_the_site_is(labs: Labs, monkeypatch, tmp_path: Path) -> None:
     built = []
-    monkeypatch.setattr(site, "build", lambda *arguments: built.append(arguments) or Path("here/index.html"))
+
+    def build(*arguments: object, answers: bool) -> Path:
+        built.append((*arguments, answers))
+        return Path("here/index.html")
+
+    monkeypatch.setattr(site, "build", build)
     told = labs("book")
     assert told.code == 0
     assert told.out.splitlines()[-1] == "here/index.html"
     [call] = told.calls
     assert [run.label for run in call.runs] == ["21_fit:quick", "22_image:quick"]
     root = labs.lab.root
-    [(project, results, out)] = built
-    assert (project.root, results, out) == (root, root / "results", root / "_build" / "book")
-    labs("book", "--out", str(tmp_path / "o"), "--results", str(tmp_path / "r"))
-    assert built[-1][1:] == (tmp_path / "r", tmp_path / "o")
+    [(project, results, out, answers)] = built
+    assert (project.root, results, out, answers) == (root, root / "results", root / "_build" / "book", True)
+    labs("book", "--out", str(tmp_path / "o"), "--results", str(tmp_path / "r"), "--without-answers")
+    assert built[-1][1:] == (tmp_path / "r", tmp_path / "o", False)
 
 
 def test_a_failing_notebook_leaves_no_book(labs: Labs, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(site, "build", lambda *arguments: pytest.fail("built"))
+    monkeypatch.setattr(site, "build", lambda *arguments, **more: pytest.fail("built"))
     labs.ends["22_image:quick"] = Failure("ValueError: no", 4, 17)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "index.html").write_text("from before")
@@ -370,7 +375,7 @@ def test_a_failing_notebook_leaves_no_book(labs: Labs, monkeypatch, tmp_path: Pa
 
 
 def test_a_book_with_warnings_is_a_failure(labs: Labs, monkeypatch) -> None:
-    def build(*arguments: object) -> None:
+    def build(*arguments: object, answers: bool) -> None:
         raise site.BookError("the book was not built:\n    intro.md:3: WARNING: no such page")
 
     monkeypatch.setattr(site, "build", build)
