@@ -10,7 +10,7 @@ would be the answer, and gives the result to `compare`::
         exercise.compare(solve(a, b), expected, "CKA", causes={"the square is missing": sqrt(expected)})
 
 `labs release` reads the names after ``without=`` and seals these functions in the students' copy of labutils (see
-`labutils.release`). Both keep an honest student from a shortcut. Neither stops one who is determined to get around it:
+`labs.release`). Both keep an honest student from a shortcut. Neither stops one who is determined to get around it:
 whatever runs on a student's machine, the student can change.
 """
 

@@ -16,8 +16,8 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from xdist.scheduler import LoadScopeScheduling
 
-from labutils import runner, site
-from labutils.runner import Notebook, Project, Result, Run
+from labs import runner, site
+from labs.runner import Notebook, Project, Result, Run
 
 # Before any test imports torch: they run side by side, one thread each, and open no window.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from labutils import site
+from labs import site
 from tests.benchmarks import Row, __main__, side_by_side
 
 FAST = Row("torch's / ours", 3.14159, 3, True, "n = 3")

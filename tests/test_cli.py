@@ -15,8 +15,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from labutils import cli, cluster, cost, data, runner, site
-from labutils.runner import Event, Failure, Result
+from labs import cli, cluster, cost, runner, site
+from labs.runner import Event, Failure, Result
+from labutils import data
 from tests.conftest import TinyLab
 
 Labs = Callable[..., SimpleNamespace]

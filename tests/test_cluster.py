@@ -1,4 +1,4 @@
-"""labutils.cluster: runs on a real scheduler with worker processes, some of which die."""
+"""labs.cluster: runs on a real scheduler with worker processes, some of which die."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from labutils import cluster, runner
-from labutils.runner import Event, Job, LabsError
+from labs import cluster, runner
+from labs.runner import Event, Job, LabsError
 from tests.conftest import TinyLab, make_tiny_lab, wait_until
 
 # What a notebook of these tests says of itself: the process that holds its worker, its environment and its folder.
@@ -196,7 +196,7 @@ def test_who_interrupts_ends_the_work_of_external_workers(workers: Workers, tmp_
     lab = make_tiny_lab(tmp_path / "lab")
     lab.add("11_slow", STEPS)
     lab.name_runs({"11_slow": {"a": {"n": 1}}})
-    words = ("-m", "labutils.cli", "run", "11:a", "--scheduler", workers.address)
+    words = ("-m", "labs.cli", "run", "11:a", "--scheduler", workers.address)
     command = subprocess.Popen(
         [sys.executable, *words], cwd=lab.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""labutils.cost: what runs take, how many at once, and what is left."""
+"""labs.cost: what runs take, how many at once, and what is left."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import cost, runner
-from labutils.cost import Costs, Entry, Estimate, Forecast
-from labutils.runner import Event, LabsError, Project
+from labs import cost, runner
+from labs.cost import Costs, Entry, Estimate, Forecast
+from labs.runner import Event, LabsError, Project
 from tests.conftest import ROOT, TinyLab
 
 PROBES = {"stacked": 0.4, "dense": 0.5, "convolution": 0.2, "float64": 0.1}
@@ -140,7 +140,7 @@ def test_probes_are_timed_with_one_thread() -> None:
 
 def test_the_calibration_runs_in_a_process_of_its_own(monkeypatch) -> None:
     def run(command, env, **options):
-        assert command[-2:] == ["-m", "labutils.cost"]
+        assert command[-2:] == ["-m", "labs.cost"]
         assert {env[name] for name in runner.THREAD_VARIABLES} == {"1"}
         return subprocess.CompletedProcess(command, code, json.dumps(PROBES), "Traceback\nImportError: no torch\n")
 

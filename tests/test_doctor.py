@@ -18,8 +18,9 @@ import pytest
 import torch
 from jupyter_client.kernelspec import NoSuchKernel
 
-from labutils import cli, data, doctor, runner
-from labutils.doctor import Finding
+from labs import cli, doctor, runner
+from labs.doctor import Finding
+from labutils import data
 from tests.conftest import ROOT, TinyLab
 
 GIB = 2**30
@@ -145,7 +146,7 @@ def test_outside_a_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_still_answers_where_packages_are_missing() -> None:
-    """`labs` needs click; `python -m labutils.doctor` must say so, rather than end with a traceback."""
+    """`labs` needs click; `python -m labs.doctor` must say so, rather than end with a traceback."""
     hide = (
         "import sys, importlib.metadata as m, runpy\n"
         "for name in ('click', 'psutil', 'torch', 'nbformat', 'jupyter_client', 'yaml'): sys.modules[name] = None\n"
@@ -155,7 +156,7 @@ def test_it_still_answers_where_packages_are_missing() -> None:
         "    return real(name)\n"
         "m.version = version\n"
         "sys.argv = ['doctor', '--json']\n"
-        "runpy.run_module('labutils.doctor', run_name='__main__')\n"
+        "runpy.run_module('labs.doctor', run_name='__main__')\n"
     )
     ended = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (1, "")

@@ -23,8 +23,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from labutils import runner
-from labutils.runner import Project, Result
+from labs import runner
+from labs.runner import Project, Result
 from tests.conftest import ROOT, TinyLab
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

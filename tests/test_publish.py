@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from labutils import cli, publish, runner
-from labutils.publish import Published
+from labs import cli, publish, runner
+from labs.publish import Published
+from labs.runner import LabsError
 from labutils.record import layout
-from labutils.runner import LabsError
 from tests.conftest import ROOT, TinyLab
 
 DATA = {"name": "mnist", "fingerprint": "ab" * 32, "train": 60, "validation": 0, "test": 10}

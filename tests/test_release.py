@@ -47,9 +47,9 @@ from nbgrader.preprocessors import Execute
 from nbgrader.validator import Validator
 from traitlets.config import Config
 
-from labutils import cli, release, runner
-from labutils.release import Release
-from labutils.runner import LabsError, Project
+from labs import cli, release, runner
+from labs.release import Release
+from labs.runner import LabsError, Project
 from tests.conftest import ROOT, TinyLab
 from tests.test_exercise import NOTEBOOKS, exercise_cells, nbgrader_of
 
@@ -396,7 +396,7 @@ def test_the_release_is_complete(made: Release) -> None:
 
 
 def test_labs_works_in_the_release(made: Release) -> None:
-    done = in_release(made, "-m", "labutils.cli", "list", "--out", "nowhere")
+    done = in_release(made, "-m", "labs.cli", "list", "--out", "nowhere")
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in NOTEBOOKS)
     with pytest.raises(LabsError, match="is itself a release: make one where the solutions are"):

@@ -1,4 +1,4 @@
-"""labutils.runner: what exists, what it takes, what is fresh, and executing it."""
+"""labs.runner: what exists, what it takes, what is fresh, and executing it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import runner
-from labutils.runner import Event, LabsError
+from labs import runner
+from labs.runner import Event, LabsError
 from tests.conftest import TinyLab, make_tiny_lab, wait_until
 
 PLAIN = st.recursive(
@@ -494,7 +494,7 @@ def test_interrupting_leaves_no_half_result_and_no_process(tiny_lab: TinyLab, tm
     earlier = tiny_lab.results / "11_slow" / "quick"
     earlier.mkdir(parents=True)
     (earlier / "notebook.ipynb").write_text("the earlier result")
-    command = [sys.executable, "-m", "labutils.cli", "run", "11"]
+    command = [sys.executable, "-m", "labs.cli", "run", "11"]
     process = subprocess.Popen(command, cwd=tiny_lab.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: (tmp_path / "working").exists() or process.poll() is not None)

@@ -19,7 +19,7 @@ import time
 
 import psutil
 
-from labutils import cost
+from labs import cost
 
 SECONDS_BETWEEN_LOOKS = 0.25
 
@@ -35,7 +35,7 @@ def measure(words: list[str], limit: float) -> dict[str, float | str]:
         The run's seconds, the peak of its processes' resident memory in MiB, and how it ended.
     """
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "labutils.cli", "run", *words, "--jobs", "1", "--out", out]
+        command = [sys.executable, "-m", "labs.cli", "run", *words, "--jobs", "1", "--out", out]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         started, peak = time.monotonic(), 0.0
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as labs:

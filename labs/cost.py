@@ -22,8 +22,8 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from labutils import runner
-from labutils.runner import QUICK, THREAD_VARIABLES, Event, LabsError, Project, Run
+from labs import runner
+from labs.runner import QUICK, THREAD_VARIABLES, Event, LabsError, Project, Run
 
 KINDS = ("stacked", "dense", "convolution", "float64")
 # By which factor an estimate may be wrong, in both directions.
@@ -111,7 +111,7 @@ def read_costs(project: Project) -> Costs:
         return Costs(str(reference["machine"]), probes, _read_entry(found["quick"], QUICK), runs)
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise LabsError(f"{path}: {type(error).__name__}: {reason}; see labutils.cost for what it holds") from None
+        raise LabsError(f"{path}: {type(error).__name__}: {reason}; see labs.cost for what it holds") from None
 
 
 def _read_entry(values: Mapping[str, Any], label: str) -> Entry:
@@ -294,7 +294,7 @@ def calibrate() -> dict[str, float]:
     """
     # In a process of its own: it computes with one thread, and the caller need not keep torch in its memory.
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-P", "-m", "labutils.cost"]
+    command = [sys.executable, "-P", "-m", "labs.cost"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LabsError(f"calibration failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")

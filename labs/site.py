@@ -25,8 +25,8 @@ import filelock
 import nbformat
 import yaml
 
-from labutils import runner
-from labutils.runner import LabsError, Notebook, Project
+from labs import runner
+from labs.runner import LabsError, Notebook, Project
 
 INDEX = Path("_build") / "html" / "index.html"
 STAMP = "stamp.txt"

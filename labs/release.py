@@ -46,8 +46,9 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from labutils import __version__, runner
-from labutils.runner import LabsError, Notebook, Project
+from labs import runner
+from labs.runner import LabsError, Notebook, Project
+from labutils import __version__
 
 MANIFEST = "release.json"
 REAL_DATA = ("mnist", "fashion_mnist", "cifar10")

@@ -33,8 +33,8 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_wo
 from distributed.client import FutureCancelledError
 from distributed.comm import get_address_host_port
 
-from labutils import runner
-from labutils.runner import PACKAGE, Event, Failure, Job, LabsError, Outcome, Project, Result, Run, Say, Stopped
+from labs import runner
+from labs.runner import PACKAGE, Event, Failure, Job, LabsError, Outcome, Project, Result, Run, Say, Stopped
 
 TRIES = 2
 ELSEWHERE = "elsewhere.txt"  # says on which machines a run's checkpoints lie
@@ -42,8 +42,6 @@ SECONDS_TO_CONNECT = 8.0
 SECONDS_WITHOUT_ANSWER = 30.0
 SECONDS_WITHOUT_WORKERS = 300.0
 SECONDS_TO_KEEP = 30 * 24 * 3600.0  # checkpoints on a worker's machine whose caller has not come back
-# Of the code, what a worker may have another version of: it neither computes nor talks to the caller.
-_OTHER_COMMANDS = runner.COMMAND_MODULES - {"runner.py", "cluster.py"}
 # What a worker process knows that the process of a notebook must not: sweeps inside it would go back to the scheduler
 # that it came from, and an allocator that returns memory at once makes trainings slower.
 _NOT_INHERITED = ("LABUTILS_SCHEDULER", "MALLOC_TRIM_THRESHOLD_")
@@ -145,7 +143,7 @@ class Identity:
     @classmethod
     def of_this_process(cls) -> Identity:
         """What this process has; the code is that of the files."""
-        return cls(**runner.versions(), labutils=runner.hash_code(PACKAGE, leave_out=_OTHER_COMMANDS))
+        return cls(**runner.versions(), labutils=runner.hash_code(PACKAGE))
 
     def differences(self, other: Identity) -> list[str]:
         """How another identity differs from this one, in words."""
@@ -183,7 +181,7 @@ def _check_workers(client: Client, scheduler: str | None, cuda: bool) -> None:
     def find_labutils() -> str:
         from importlib.util import find_spec
 
-        found = find_spec("labutils") and find_spec("labutils.cluster")
+        found = find_spec("labs") and find_spec("labs.cluster")
         return "" if found else "no labutils, or an older one"
 
     for worker, lack in client.run(find_labutils).items():

@@ -13,7 +13,7 @@ there as a whole or not at all, and an interrupted run leaves the earlier result
 runs and of those with other values keep checkpoints in another hidden folder (see ``labutils.checkpoint``), which goes
 when the run is done: the same command continues an interrupted run.
 
-This module executes runs in processes of this machine; ``labutils.cluster`` hands the same work to Dask workers.
+This module executes runs in processes of this machine; ``labs.cluster`` hands the same work to Dask workers.
 """
 
 from __future__ import annotations
@@ -48,16 +48,13 @@ import nbformat
 import psutil
 import yaml
 
-PACKAGE = Path(__file__).parent
+import labutils
+
+PACKAGE = Path(labutils.__file__).parent
 QUICK = "quick"
 PARTIAL = ".partial"
 CHECKPOINTS = ".checkpoints"
 MADE_BY = "made_by.json"
-# These modules start the notebooks; no result depends on what they say.
-COMMAND_MODULES = {
-    *("cli.py", "runner.py", "cost.py", "cluster.py"),
-    *("site.py", "publish.py", "release.py", "doctor.py"),
-}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SECONDS_TO_END = 5.0
 
@@ -501,17 +498,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "numpy")}
 
 
-def hash_code(package: Path, leave_out: Iterable[str] = COMMAND_MODULES) -> str:
-    """SHA-256 over names and contents of a package's modules.
-
-    Args:
-        package: the folder of the package.
-        leave_out: file names that do not count.
-    """
+def hash_code(package: Path) -> str:
+    """SHA-256 over names and contents of a package's modules."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        if path.name not in leave_out:
-            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -682,7 +673,7 @@ Say = Callable[[dict[str, Any]], None]
 
 
 class Place(Protocol):
-    """Where runs are executed: in processes of this machine, or on the workers of ``labutils.cluster``."""
+    """Where runs are executed: in processes of this machine, or on the workers of ``labs.cluster``."""
 
     threads: int
     """How many threads a run computes with here."""
@@ -924,7 +915,7 @@ def carry_out(
         raise Stopped
     with log_file.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "labutils.runner"],  # -P: nothing in the folder shadows a library
+            [sys.executable, "-P", "-m", "labs.runner"],  # -P: nothing in the folder shadows a library
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

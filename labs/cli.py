@@ -29,11 +29,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from labutils import __version__, runner
-from labutils.runner import Event, LabsError, Result, Run
+from labs import runner
+from labs.runner import Event, LabsError, Result, Run
+from labutils import __version__
 
 if TYPE_CHECKING:
-    from labutils.cost import Estimate, Forecast
+    from labs.cost import Estimate, Forecast
 
 STATE_STYLE = {"done": "green", "fresh": "green", "stale": "yellow", "failed": "bold red", "not run": "dim"}
 
@@ -227,7 +228,7 @@ def _book(out: Path | None, results: Path | None, without_answers: bool, jobs: i
     Warnings count as errors. If a notebook fails, no site is built and an earlier one is removed. Prints where
     the first page is.
     """
-    from labutils import site
+    from labs import site
 
     project = runner.find_project()
     out, results = out or project.root / "_build" / "book", results or project.results
@@ -263,7 +264,7 @@ def _publish(names: tuple[str, ...], out: Path | None, stale: bool) -> int:
     labs publish 21:d1-sinc           one run
     labs publish 21                   every finished named run of 21_function_fitting
     """
-    from labutils import publish
+    from labs import publish
 
     project = runner.find_project()
     results = out or project.results
@@ -307,9 +308,9 @@ def _doctor(as_json: bool) -> int:
     """Check the installation: versions, kernel, notebooks, data, disk, memory, torchvision, GPU.
 
     Each line is ok, a warning (the lab works, with limits) or a failure, with its remedy. Exit code 1 after a
-    failure. Where `labs` itself does not start, `python -m labutils.doctor` does the same.
+    failure. Where `labs` itself does not start, `python -m labs.doctor` does the same.
     """
-    from labutils import doctor
+    from labs import doctor
 
     return doctor.main(as_json=as_json)
 
@@ -330,7 +331,7 @@ def _release(folder: Path, data: Path | None) -> int:
     other folder is refused. In the release, the functions of labutils that would be an answer are compiled, for the
     minor version of Python that runs this command. Needs nbgrader (the extra `teach`).
     """
-    from labutils import release
+    from labs import release
 
     made = release.build(runner.find_project(), folder, data=data)
     rows = {
@@ -377,7 +378,7 @@ class _Plan:
 def _plan(
     project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
 ) -> _Plan:
-    from labutils import cost
+    from labs import cost
 
     todo = [run for run in runs if force or runner.status(project, run, out).state != "done"]
     estimates, slowness = cost.estimates(project, runs, out, calibrated=bool(todo))
@@ -391,7 +392,7 @@ def _plan(
 def _show_costs(
     project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
 ) -> int:
-    from labutils import cost
+    from labs import cost
 
     plan = _plan(project, runs, out, jobs, force, scheduler)
     table = Table("Run", box=None, header_style="bold", pad_edge=False)
@@ -454,7 +455,7 @@ def _execute(project: runner.Project, runs: Sequence[Run], out: Path, jobs: int 
 def _execute_over_dask(
     project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
 ) -> list[Result]:
-    from labutils import cluster, cost
+    from labs import cluster, cost
 
     plan = _plan(project, runs, out, jobs, force, scheduler)
     seconds = {run.label: plan.estimates[run.label].seconds for run in plan.todo}

@@ -2,7 +2,7 @@
 
 Every check looks at the thing itself, as the lab will use it: the kernel is started, the data sets are read, a file is
 written where results go. At its top the module imports nothing but the standard library, so that
-``python -m labutils.doctor`` still answers where a missing package keeps ``labs`` from starting.
+``python -m labs.doctor`` still answers where a missing package keeps ``labs`` from starting.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import labutils
 from labutils import __version__
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-    from labutils.runner import Project
+    from labs.runner import Project
 
 Status = Literal["ok", "warning", "failure"]
 SYMBOLS: dict[Status, str] = {"ok": "✔", "warning": "!", "failure": "✘"}
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(labutils.__file__).parent
 GIB = 2**30
 KERNEL = "python3"  # the kernel that every notebook of the lab names
 KERNEL_SECONDS = 60.0
@@ -76,7 +77,7 @@ def examine(start: Path | None = None) -> Iterator[Finding]:
     """
     project = None
     try:
-        from labutils import runner
+        from labs import runner
 
         project = runner.find_project(start)
     except ImportError:
@@ -263,7 +264,7 @@ def _ask(client: Any, code: str, expression: str) -> tuple[str, str]:
 def _notebooks(project: Project | None) -> Iterator[Finding]:
     if project is None:
         return  # said already
-    from labutils import runner
+    from labs import runner
 
     remedy = "get the lab's notebooks again (git restore notebooks), or mend what the message names"
     try:

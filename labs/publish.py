@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labutils import runner, site
-from labutils.runner import LabsError, Notebook, Project, Run
+from labs import runner, site
+from labs.runner import LabsError, Notebook, Project, Run
 
 LARGEST = 100_000  # bytes of a published metrics.json
 BIGGEST_TOLD = 3

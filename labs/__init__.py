@@ -1,0 +1,1 @@
+"""The command beside the lab: list, run, book, data, release, doctor, publish."""
