@@ -1,20 +1,26 @@
 """Intervals and tests for repeated seeds: one training is an anecdote.
 
 The unit is the training seed: one value (or one yes/no outcome) a seed goes in, an interval for what would be
-seen over all seeds comes out. Claims and the bands of figures rest on `mean_interval` and `share_interval`; where a
-value belongs to a *pair* of seeds, `pair_effects` turns the pairs into one value a seed first.
+seen over all seeds comes out. Which interval depends on the kind of number, see `INTERVALS`: claims and the bands of
+figures rest on them, and `seeds_needed` says about how many seeds an open question would take. Where a value belongs
+to a *pair* of seeds, `pair_effects` turns the pairs into one value a seed first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import atanh, floor, inf, isfinite, log10, sqrt, tanh
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
+
+_MOST_CORRELATED = 0.999  # a correlation beyond counts as this one: Fisher's z of 1 is infinite
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Interval:
     """An estimate with its confidence interval.
 
     Attributes:
-        mean: The estimate (a mean, or a share of successes), in the unit of the values.
+        mean: The estimate, in the unit of the values: a mean, a share of successes, a geometric mean.
         low: Lower end of the interval.
         high: Upper end of the interval.
         n: Number of values behind it.
@@ -80,8 +86,14 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, -inf, inf, 1, confidence)
-    half = float(special.stdtrit(x.size - 1, (1 + confidence) / 2) * x.std(ddof=1) / sqrt(x.size))
+    if np.ptp(x) == 0:  # the mean of equal values may differ from them by rounding
+        return Interval(x[0].item(), x[0].item(), x[0].item(), x.size, confidence)
+    half = _half_width(x.std(ddof=1), x.size, confidence)
     return Interval(mean, mean - half, mean + half, x.size, confidence)
+
+
+def _half_width(spread: float, n: int, confidence: float) -> float:
+    return float(special.stdtrit(n - 1, (1 + confidence) / 2) * spread / sqrt(n))
 
 
 def share_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -114,9 +126,151 @@ def share_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
         raise TypeError(
             f"successes must be booleans, one a seed, got {outcomes.dtype}: compare first, as in accuracy > 0.9"
         )
-    hits = int(outcomes.sum())
-    exact = stats.binomtest(hits, outcomes.size).proportion_ci(confidence, method="exact")
-    return Interval(hits / outcomes.size, float(exact.low), float(exact.high), outcomes.size, confidence)
+    share = int(outcomes.sum()) / outcomes.size
+    return Interval(share, *_clopper_pearson(share, outcomes.size, confidence), outcomes.size, confidence)
+
+
+def _clopper_pearson(share: float, n: int, confidence: float) -> tuple[float, float]:
+    """Return the limits of a share of n outcomes; also between whole numbers of successes."""
+    hits, tail = share * n, (1 - confidence) / 2
+    low = float(special.betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return low, high
+
+
+def correlation_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the mean of correlations, one a seed, with its interval: Student's t on Fisher's z = atanh r.
+
+    Correlations near ±1 crowd together; on the scale of z they spread evenly, so that the interval never leaves
+    [−1, 1] and is wider on the side of 0. At ±1 itself z is infinite, and one such seed would outweigh all others.
+    So a correlation beyond ±0.999 counts as ±0.999, an error that no threshold in a course notices. To judge one
+    beyond, take `ratio_interval` of 1 − r.
+
+    Args:
+        values: Correlations, shape (n,), one a seed, each between −1 and 1.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The mean (tanh of the mean z) and its interval. Equal values, and values that are all beyond 0.999 or all
+        beyond −0.999, have no spread on this scale: the estimate is their median, the interval has no width. A single
+        value gives the interval from −1 to 1.
+
+    Raises:
+        ValueError: As `mean_interval`, and if a value is not between −1 and 1.
+
+    Source:
+        Fisher (1915, 1921).
+
+    Example:
+        >>> print(correlation_interval([0.9, 0.95, 1.0, 0.8]))
+        0.97 [0.13, 1.00], n = 4
+    """
+    z = mean_interval(_fisher_z(values), confidence)
+    low, mean, high = (tanh(part) for part in (z.low, z.mean, z.high))
+    if z.low == z.high:
+        low = mean = high = float(np.median(values))
+    return Interval(mean, low, high, z.n, confidence)
+
+
+def _fisher_z(values: ArrayLike) -> np.ndarray:
+    r = np.asarray(values, dtype=np.float64)
+    if (np.abs(r) > 1 + 1e-12).any():  # what rounding may add; NaN is for mean_interval to refuse
+        raise ValueError(f"correlations lie between -1 and 1, got {r[np.abs(r) > 1].flat[0]}")
+    return np.arctanh(r.clip(-_MOST_CORRELATED, _MOST_CORRELATED))
+
+
+def ratio_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the geometric mean of positive numbers with its interval: Student's t on their logarithms.
+
+    For what is compared by division, such as times or losses as multiples of each other: twice as large and half as
+    large then lie equally far from 1.
+
+    Args:
+        values: Positive numbers, shape (n,), one a seed.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The geometric mean and its interval. A single value gives the interval from 0 to inf.
+
+    Raises:
+        ValueError: As `mean_interval`, and if a value is not positive.
+
+    Example:
+        >>> print(ratio_interval([0.5, 1.0, 2.0]))
+        1.0 [0.2, 5.6], n = 3
+    """
+    logarithms = mean_interval(_logarithms(values), confidence)
+    with np.errstate(over="ignore"):
+        low, mean, high = (float(np.exp(part)) for part in (logarithms.low, logarithms.mean, logarithms.high))
+    if logarithms.low == logarithms.high:
+        low = mean = high = float(np.asarray(values, dtype=np.float64)[0])
+    return Interval(mean, low, high, logarithms.n, confidence)
+
+
+def _logarithms(values: ArrayLike) -> np.ndarray:
+    x = np.asarray(values, dtype=np.float64)
+    if (x <= 0).any():
+        raise ValueError(f"ratios must be positive, got {x[x <= 0].flat[0]}: for a difference take mean_interval")
+    return np.log(x)
+
+
+Kind = Literal["mean", "share", "correlation", "ratio"]
+INTERVALS: dict[Kind, Callable[..., Interval]] = {
+    "mean": mean_interval,
+    "share": share_interval,
+    "correlation": correlation_interval,
+    "ratio": ratio_interval,
+}
+"""The interval for each kind of number: (values, one a seed; confidence) to `Interval`."""
+
+
+def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confidence: float = 0.95) -> int | None:
+    """Return about how many seeds would decide on which side of a threshold the estimate lies, at this spread.
+
+    It is the fewest seeds whose interval leaves out the threshold if estimate and spread stay as they are. More seeds
+    will move both, so this is an order of magnitude; with this number, the odds of a decision are about even.
+
+    Args:
+        values: One a seed, as for the kind's interval.
+        threshold: The value to exceed or to stay below, in the unit of the values.
+        kind: Kind of number, one of `INTERVALS`.
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The number of seeds, 2 or more; None if 10,000 would not do (the effect lies at the threshold), and for a
+        single value, which says nothing about the spread (a share's has none to say).
+
+    Raises:
+        ValueError: As the kind's interval; an unknown kind, or a threshold that is not finite (for ratios, not
+            positive; for correlations, not between −1 and 1).
+
+    Example:
+        >>> seeds_needed([0.1, 0.5, -0.2, 0.4], 0.0), seeds_needed([True, True, False], 0.5, "share")
+        (13, 40)
+    """
+    if kind not in INTERVALS:
+        raise ValueError(f"unknown kind {kind!r}; there are {', '.join(map(repr, INTERVALS))}")
+    if not isfinite(threshold):
+        raise ValueError(f"threshold = {threshold}: must be a finite number")
+    found = INTERVALS[kind](values, confidence)  # checks the values
+    if kind == "share":
+
+        def decides(n: int) -> bool:
+            low, high = _clopper_pearson(found.mean, n, confidence)
+            return threshold < low or threshold > high
+    else:
+        if found.n == 1:
+            return None
+        scale = {"mean": np.asarray, "correlation": _fisher_z, "ratio": _logarithms}[kind]
+        x, limit = np.asarray(scale(values), dtype=np.float64), float(scale(threshold))
+        distance, spread = abs(x.mean() - limit), x.std(ddof=1)
+
+        def decides(n: int) -> bool:
+            return _half_width(spread, n, confidence) < distance
+
+    # The interval narrows as n grows.
+    wanted = bisect_left(range(2, _MOST_SEEDS + 1), True, key=decides) + 2
+    return wanted if wanted <= _MOST_SEEDS else None
 
 
 def pair_effects(values: ArrayLike) -> np.ndarray:

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from labutils.statistics import Interval, exceeds, mean_interval, pair_effects, pearson_table, share_interval
+from labutils.statistics import (
+    INTERVALS,
+    Interval,
+    correlation_interval,
+    exceeds,
+    mean_interval,
+    pair_effects,
+    pearson_table,
+    ratio_interval,
+    seeds_needed,
+    share_interval,
+)
 
 numbers = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
 
@@ -48,8 +59,10 @@ def test_mean_interval_moves_and_scales_with_its_values(values, shift, scale):
         assert getattr(moved, end) == pytest.approx(scale * getattr(plain, end) + shift, rel=1e-9, abs=size)
 
 
-def test_identical_values_give_an_interval_of_no_width():
-    assert mean_interval([3.0] * 5) == Interval(3.0, 3.0, 3.0, 5, 0.95)
+@pytest.mark.parametrize("kind", ["mean", "correlation", "ratio"])
+@pytest.mark.parametrize("value", [0.1, 0.7, 1.0])  # three times 0.1 has the mean 0.10000000000000002
+def test_identical_values_give_an_interval_of_no_width(kind, value):
+    assert INTERVALS[kind]([value] * 3) == Interval(value, value, value, 3, 0.95)
 
 
 def test_a_single_value_says_nothing_about_the_spread():
@@ -152,6 +165,148 @@ def test_an_interval_prints_the_digits_that_it_knows(interval, text):
 def test_an_interval_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         mean_interval([1.0, 2.0]).mean = 5.0
+
+
+# --- Correlations and ratios, one a seed --------------------------------------------------------------------------
+
+
+@given(r=hnp.arrays(np.float64, st.integers(2, 20), elements=st.floats(-0.99, 0.99)))
+def test_correlation_interval_is_students_on_fishers_z(r):
+    z, ours = mean_interval(np.arctanh(r)), correlation_interval(r)
+    expected = tuple(np.tanh([z.low, z.mean, z.high]))
+    assert (ours.low, ours.mean, ours.high) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    mirrored = correlation_interval(-r)
+    assert (-mirrored.high, -mirrored.low) == pytest.approx((ours.low, ours.high))
+
+
+@given(r=hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(-1, 1) | st.sampled_from([-1.0, 1.0])))
+def test_correlation_interval_never_leaves_its_range(r):
+    ours = correlation_interval(r)
+    assert -1 <= ours.low <= ours.mean <= ours.high <= 1
+
+
+def test_one_correlation_of_one_does_not_outweigh_the_others():
+    ours = correlation_interval([0.8, 1.0, 1.0, 1.0])  # the t interval of r itself is 0.95 ± 0.16
+    assert 0.7 < ours.low < 0.8
+    assert 0.99 < ours.mean < ours.high < 1
+    assert correlation_interval([0.9999, 0.9995, 1.0]).mean == 0.9999
+    assert correlation_interval([1 + 1e-15] * 3).low == pytest.approx(1)
+
+
+@given(x=hnp.arrays(np.float64, st.integers(2, 20), elements=st.floats(1e-6, 1e6)))
+def test_ratio_interval_is_students_on_logarithms(x):
+    ours, logarithms = ratio_interval(x), mean_interval(np.log(x))
+    expected = tuple(np.exp(np.minimum([logarithms.low, logarithms.mean, logarithms.high], 709)))
+    assert (ours.low, ours.mean, min(ours.high, np.exp(709))) == pytest.approx(expected, rel=1e-6)
+    assert ours.mean == pytest.approx(stats.gmean(x))
+    inverse = ratio_interval(1 / x)
+    assert (inverse.low * ours.high, inverse.mean * ours.mean) == pytest.approx((1, 1)) or ours.high == inf
+
+
+def test_correlation_and_ratio_intervals_cover_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    z, ratios, observed = 0, 0, 0
+    for _ in range(1500):
+        found = correlation_interval(np.tanh(rng.normal(0.9, 0.4, size=6)), 0.9)
+        z += found.low <= np.tanh(0.9) <= found.high
+        found = ratio_interval(np.exp(rng.normal(0.5, 2.0, size=5)), 0.9)
+        ratios += found.low <= np.exp(0.5) <= found.high
+        x = rng.normal(size=(8, 50))  # eight seeds, each with the correlation of 50 pairs
+        y = 0.6 * x + 0.8 * rng.normal(size=x.shape)
+        found = correlation_interval([np.corrcoef(*pair)[0, 1] for pair in zip(x, y, strict=True)], 0.9)
+        observed += found.low <= 0.6 <= found.high
+    for covered in (z, ratios, observed):
+        assert stats.binomtest(covered, 1500, 0.9).pvalue > 1e-3
+
+
+def test_a_single_correlation_or_ratio_says_nothing_about_the_spread():
+    assert correlation_interval([0.3]) == Interval(pytest.approx(0.3), -1, 1, 1, 0.95)
+    assert ratio_interval([3.0]) == Interval(pytest.approx(3.0), 0, inf, 1, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "message"),
+    [
+        (correlation_interval, [0.5, 1.1], "between -1 and 1, got 1.1"),
+        (correlation_interval, [0.5, -inf], "between -1 and 1, got -inf"),
+        (correlation_interval, [0.5, np.nan], "1 of 2 values are NaN"),
+        (ratio_interval, [0.5, 0.0], "positive, got 0.0"),
+        (ratio_interval, [0.5, -2.0], "positive, got -2.0"),
+        (ratio_interval, [0.5, np.nan], "1 of 2 values are NaN"),
+        (ratio_interval, [0.5, inf], "1 of 2 values are NaN or infinite"),
+        (ratio_interval, [], "empty"),
+        (correlation_interval, [[0.5]], "one-dimensional"),
+    ],
+)
+def test_correlation_and_ratio_intervals_refuse(function, values, message):
+    with pytest.raises(ValueError, match=message):
+        function(values)
+
+
+# --- How many seeds -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "threshold"),
+    [
+        ("mean", [0.1, 0.5, -0.2, 0.4], 0.0),
+        ("mean", [5.0, 7.0], 2.0),
+        ("correlation", [0.2, 0.6, -0.1, 0.5], 0.0),
+        ("correlation", [0.2, 0.6, -0.1, 0.5], 0.5),
+        ("ratio", [0.8, 1.5, 1.2], 1.0),
+    ],
+)
+def test_seeds_needed_is_the_fewest_at_the_same_spread(kind, values, threshold):
+    to_scale, back = {"mean": (np.array, np.array), "correlation": (np.arctanh, np.tanh), "ratio": (np.log, np.exp)}[
+        kind
+    ]
+    x = to_scale(values)
+
+    def decided(n):  # n values of the same mean and standard deviation
+        alike = np.linspace(-1, 1, n)
+        alike = back(x.mean() + (alike - alike.mean()) * x.std(ddof=1) / alike.std(ddof=1))
+        found = INTERVALS[kind](alike)
+        return not found.low <= threshold <= found.high
+
+    wanted = seeds_needed(values, threshold, kind)
+    assert decided(wanted)
+    assert wanted == 2 or not decided(wanted - 1)
+
+
+@pytest.mark.parametrize(("hits", "of"), [(1, 1), (0, 1), (3, 4), (2, 3), (3, 5), (1, 5)])
+def test_seeds_needed_for_a_share_is_the_fewest_at_the_same_share(hits, of):
+    wanted = seeds_needed(np.arange(of) < hits, 0.5, "share")
+
+    def decided(times):
+        found = share_interval(np.arange(times * of) < times * hits)
+        return not found.low <= 0.5 <= found.high
+
+    assert decided(-(-wanted // of))
+    assert not decided((wanted - 1) // of)
+
+
+def test_seeds_needed_says_where_no_number_would_do():
+    assert seeds_needed([1.0, 2.0, 3.0], 2.0) is None
+    assert seeds_needed([1.0, 2.0, 3.0], 2.0 + 1e-9) is None
+    assert seeds_needed([True, False], 0.5, "share") is None
+    assert seeds_needed([1.0], 0.0) is None  # nothing is known of the spread
+    assert seeds_needed([1.0] * 3, 1.0) is None
+    assert seeds_needed([1.0] * 3, 0.5) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0, 2.0], np.nan), "threshold = nan"),
+        (([1.0, 2.0], 0.0, "median"), "unknown kind 'median'; there are 'mean'"),
+        (([1.0, 2.0], 0.0, "ratio"), "positive, got 0.0"),
+        (([0.1, 0.2], 2.0, "correlation"), "between -1 and 1, got 2.0"),
+        (([1.0, np.nan], 0.0), "NaN"),
+    ],
+)
+def test_seeds_needed_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        seeds_needed(*arguments)
 
 
 # --- Pairs of seeds -----------------------------------------------------------------------------------------------
