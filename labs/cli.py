@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from labs import runner
+from labs import freshness, runner
 from labs.runner import Event, LabsError, Result, Run
 from labutils import __version__
 
@@ -115,7 +115,7 @@ def _list(out: Path | None) -> int:
     for notebook in runner.load_notebooks(project).values():
         heading = [escape(notebook.name), escape(notebook.question or notebook.title)]
         for run in runner.known_runs(notebook, out or project.results):
-            status = runner.status(project, run, out or project.results)
+            status = freshness.status(project, run, out or project.results)
             changed = f" ({', '.join(status.changed)})" if status.changed else ""
             state = f"[{STATE_STYLE[status.state]}]{status.state}[/]{escape(changed)}"
             seconds = "" if status.seconds is None else _duration(status.seconds)
@@ -370,7 +370,7 @@ class _Plan:
 
     todo: list[Run]
     estimates: dict[str, Estimate]
-    checkpoints: dict[str, runner.Checkpoint | None]
+    checkpoints: dict[str, freshness.Checkpoint | None]
     jobs: int
     slowness: dict[str, float]
 
@@ -380,10 +380,10 @@ def _plan(
 ) -> _Plan:
     from labs import cost
 
-    todo = [run for run in runs if force or runner.status(project, run, out).state != "done"]
+    todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
     estimates, slowness = cost.estimates(project, runs, out, calibrated=bool(todo))
     todo.sort(key=lambda run: -(estimates[run.label].seconds or 0.0))
-    checkpoints = {run.label: None if force else runner.checkpoint(project, run, out) for run in todo}
+    checkpoints = {run.label: None if force else freshness.checkpoint(project, run, out) for run in todo}
     needs = [estimates[run.label].memory for run in todo]
     jobs = (jobs or len(todo) or 1) if scheduler else cost.room(needs, jobs)
     return _Plan(todo, estimates, checkpoints, jobs, slowness)
@@ -409,7 +409,7 @@ def _show_costs(
             if kept.changed:
                 state = f"[bold red]{state} of another state of {', '.join(kept.changed)}[/]"
         else:
-            state = runner.status(project, run, out).state
+            state = freshness.status(project, run, out).state
         seconds = "unknown" if estimate.seconds is None else _duration(estimate.seconds)
         table.add_row(escape(run.label), seconds, f"{estimate.memory:,.0f} MiB", estimate.basis, state)
     console = _console()

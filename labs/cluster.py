@@ -33,7 +33,7 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_wo
 from distributed.client import FutureCancelledError
 from distributed.comm import get_address_host_port
 
-from labs import runner
+from labs import freshness, runner
 from labs.runner import PACKAGE, Event, Failure, Job, LabsError, Outcome, Project, Result, Run, Say, Stopped
 
 TRIES = 2
@@ -74,7 +74,7 @@ def execute(
     def run_them(**more: Any) -> list[Result]:
         return runner.execute(project, runs, out, force=force, on_event=on_event, **more)
 
-    todo = [run for run in runs if force or runner.status(project, run, out).state != "done"]
+    todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
     if not todo:
         return run_them()
     with _connect(scheduler, min(jobs, len(todo))) as client:
@@ -143,7 +143,7 @@ class Identity:
     @classmethod
     def of_this_process(cls) -> Identity:
         """What this process has; the code is that of the files."""
-        return cls(**runner.versions(), labutils=runner.hash_code(PACKAGE))
+        return cls(**freshness.versions(), labutils=freshness.hash_code(PACKAGE))
 
     def differences(self, other: Identity) -> list[str]:
         """How another identity differs from this one, in words."""
@@ -360,7 +360,7 @@ def _checkpoints_here(job: Job) -> tuple[Path | None, Path | None]:
     if job.checkpoints is None:
         return None, None
     try:
-        seen = (job.checkpoints / runner.MADE_BY).read_text(encoding="utf-8") == job.made_by
+        seen = (job.checkpoints / freshness.MADE_BY).read_text(encoding="utf-8") == job.made_by
     except (OSError, ValueError):
         seen = False
     if seen and os.access(job.checkpoints, os.W_OK):

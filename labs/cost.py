@@ -22,7 +22,7 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from labs import runner
+from labs import freshness, runner
 from labs.runner import QUICK, THREAD_VARIABLES, Event, LabsError, Project, Run
 
 KINDS = ("stacked", "dense", "convolution", "float64")
@@ -163,7 +163,7 @@ def estimates(
         slowness = {kind: here / costs.probes[kind] for kind, here in calibrate().items()}
     found = {}
     for run in runs:
-        before = runner.status(project, run, out).seconds if run.name == QUICK else None
+        before = freshness.status(project, run, out).seconds if run.name == QUICK else None
         found[run.label] = estimate(costs, run, slowness, before)
     return found, slowness
 

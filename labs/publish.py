@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labs import runner, site
+from labs import freshness, runner, site
 from labs.runner import LabsError, Notebook, Project, Run
 
 LARGEST = 100_000  # bytes of a published metrics.json
@@ -80,7 +80,7 @@ def choose(
                 chosen[run.label] = run
             elif asked:
                 raise LabsError(f"{run.label} cannot be published: {reason}")
-            elif runner.status(project, run, results).state != "not run":
+            elif freshness.status(project, run, results).state != "not run":
                 left_out[run.label] = reason
     if not chosen:
         told = "".join(f"\n    {label}: {reason}" for label, reason in left_out.items())
@@ -142,7 +142,7 @@ def _against(project: Project, run: Run, results: Path, stale: bool) -> str | No
     """Return what is against publishing a run, with the remedy; None where nothing is."""
     if run.name == runner.QUICK:
         return "the book shows quick runs by itself; name a run of notebooks/runs.yaml"
-    status = runner.status(project, run, results)
+    status = freshness.status(project, run, results)
     again = f"labs run {run.label}"
     if status.state == "done":
         return None
@@ -172,7 +172,7 @@ def _content(project: Project, run: Run, results: Path) -> bytes:
     if recorded != run.label:
         raise LabsError(f"{path} is that of {recorded}, not of {run.label}")
     kept = portable(metrics)
-    if changed := runner.status(project, run, results).changed:
+    if changed := freshness.status(project, run, results).changed:
         kept["provenance"] = kept.get("provenance", {}) | {"changed_since": list(changed)}
     for where, text in _texts(kept):
         if found := _MACHINE_PATH.search(text):

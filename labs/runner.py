@@ -24,7 +24,6 @@ import difflib
 import hashlib
 import json
 import os
-import platform
 import queue
 import re
 import shutil
@@ -39,7 +38,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -49,12 +47,11 @@ import psutil
 import yaml
 
 import labutils
+from labs import freshness
+from labs.freshness import QUICK, Failure
 
 PACKAGE = Path(labutils.__file__).parent
-QUICK = "quick"
 PARTIAL = ".partial"
-CHECKPOINTS = ".checkpoints"
-MADE_BY = "made_by.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SECONDS_TO_END = 5.0
 
@@ -352,7 +349,7 @@ def known_runs(notebook: Notebook, out: Path) -> list[Run]:
     """
     runs = [Run(notebook, name, notebook.runs.get(name, {})) for name in (QUICK, *notebook.runs)]
     for folder in sorted((out / notebook.name).glob("[!.]*-custom-*")):
-        if record := _read_record(folder):
+        if record := freshness.read_record(folder):
             runs.append(Run(notebook, folder.name, record["parameters"]))
     return runs
 
@@ -413,181 +410,6 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split())
-
-
-# --- Is a result fresh? ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a run failed.
-
-    Attributes:
-        error: ``ErrorName: message``.
-        cell: number of the cell in the notebook, from 1; 0 when no cell was at work.
-        cells: number of cells in the notebook.
-        source: the first lines of that cell.
-        traceback: the last lines of the traceback.
-    """
-
-    error: str
-    cell: int = 0
-    cells: int = 0
-    source: str = ""
-    traceback: str = ""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What is known of a run's result.
-
-    Attributes:
-        state: ``done`` only where the result belongs to the present code, parameters and data.
-        changed: for ``stale``: what changed since.
-        seconds: how long the run took; None where there is no result.
-        failure: for ``failed``.
-    """
-
-    state: Literal["not run", "done", "stale", "failed"]
-    changed: tuple[str, ...] = ()
-    seconds: float | None = None
-    failure: Failure | None = None
-
-
-def status(project: Project, run: Run, out: Path) -> Status:
-    """Compare a run's result with the present code, notebook, parameters, library versions and data.
-
-    Args:
-        out: the folder of the results.
-    """
-    folder = run.folder(out)
-    record = _read_record(folder)
-    if record is None:
-        return Status("not run")
-    if record["status"] == "failed":
-        return Status("failed", seconds=record["seconds"], failure=Failure(**record["error"]))
-    now = _stamp(project, run)
-    changed = [key for key, value in now.items() if record["stamp"].get(key) != value]
-    changed += [f"data {Path(item['file']).name}" for item in record["data"] if not _same_data(item)]
-    changed += [f"result {name}" for name in record["files"] if not (folder / name).is_file()]
-    return Status("stale" if changed else "done", tuple(changed), record["seconds"])
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """What run.json says; None where it is missing or not readable, which means that nothing is known."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return (
-            record if {"status", "parameters", "stamp", "data", "files", "seconds", "error"} <= record.keys() else None
-        )
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _stamp(project: Project, run: Run) -> dict[str, str]:
-    return {
-        "code": hash_code(project.package),
-        "notebook": run.notebook.source,
-        "parameters": json.dumps(run.parameters, sort_keys=True, default=str),
-        "versions": json.dumps(versions(), sort_keys=True),
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries on which every number depends."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "numpy")}
-
-
-def hash_code(package: Path) -> str:
-    """SHA-256 over names and contents of a package's modules."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _describe_data(folder: Path) -> list[dict[str, Any]]:
-    """The files that metrics.json says the run has read, with what tells whether they change."""
-    try:
-        provenance = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["provenance"]
-    except (OSError, ValueError, KeyError):
-        return []
-    names = {entry["file"] for entry in provenance.get("data", []) if entry.get("file")}
-    return [
-        {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _hash_file(Path(name))}
-        for name in sorted(names)
-        if (stat := _stat(name))
-    ]
-
-
-def _same_data(item: Mapping[str, Any]) -> bool:
-    stat = _stat(item["file"])
-    if stat is None and item.get("elsewhere"):  # on the disk of a worker that has read it
-        return True
-    if stat is None or stat.st_size != item["size"]:
-        return False
-    return stat.st_mtime_ns == item["mtime_ns"] or _hash_file(Path(item["file"])) == item["sha256"]
-
-
-def _stat(name: str) -> os.stat_result | None:
-    try:
-        return Path(name).stat()
-    except OSError:
-        return None
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# --- What an unfinished run left ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What an unfinished run left to go on from.
-
-    Attributes:
-        folder: where the checkpoints lie.
-        changed: what changed since they were made; the run goes on only where this is empty.
-        threads: how many threads it computed with: more or fewer give other last digits.
-        saved: time of the last one, in seconds since the epoch; None where the run saved none.
-    """
-
-    folder: Path
-    changed: tuple[str, ...]
-    threads: int | None
-    saved: float | None
-
-
-def checkpoint(project: Project, run: Run, out: Path) -> Checkpoint | None:
-    """What an earlier try of a run left; None where there is nothing.
-
-    Args:
-        out: the folder of the results.
-    """
-    if (folder := _checkpoint_folder(run, out)) is None or not folder.is_dir():
-        return None
-    times = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != MADE_BY]
-    try:
-        made_by = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
-        changed = [key for key, value in _maker(project, run).items() if made_by.get(key) != value]
-        changed += [f"data {Path(item['file']).name}" for item in made_by["data"] if not _same_data(item)]
-        threads = made_by["threads"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        changed, threads = [MADE_BY], None
-    return Checkpoint(folder, tuple(changed), threads, max(times, default=None))
-
-
-def _checkpoint_folder(run: Run, out: Path) -> Path | None:
-    """Where the trainings of a run keep their checkpoints; a quick run is over before it would need any."""
-    return None if run.name == QUICK else out / run.notebook.name / f".{run.name}{CHECKPOINTS}"
-
-
-def _maker(project: Project, run: Run) -> dict[str, Any]:
-    """What checkpoints are bound to: what a result is, and the device, whose arithmetic has last digits of its own."""
-    return {**_stamp(project, run), "device": (run.notebook.defaults | run.all_parameters).get("device")}
 
 
 # --- Executing ---------------------------------------------------------------------------------------------------
@@ -737,7 +559,7 @@ def execute(
     out = out.resolve()
     results: dict[str, Result] = {}
     for run in runs:
-        if not force and status(project, run, out).state == "done":
+        if not force and freshness.status(project, run, out).state == "done":
             results[run.label] = Result(run, "fresh", run.folder(out))
             say(Event(run, "fresh"))
     waiting = deque(run for run in runs if run.label not in results)
@@ -788,7 +610,7 @@ class _Crew:
         data: list[dict[str, Any]] = []
         try:
             # whoever held the lock has just executed this run
-            if waited and not self.force and status(self.project, run, self.out).state == "done":
+            if waited and not self.force and freshness.status(self.project, run, self.out).state == "done":
                 self.events.put(Event(run, "fresh"))
                 return Result(run, "fresh", folder)
             try:
@@ -799,7 +621,7 @@ class _Crew:
             _remove(partial)
             partial.mkdir()
             result = self._execute(run, job, folder, partial)
-            data = _describe_data(partial)
+            data = freshness.describe_data(partial)
             _replace(partial, folder)
             if job.checkpoints and result.state == "done":
                 _remove(job.checkpoints)
@@ -807,7 +629,7 @@ class _Crew:
             return result
         finally:
             if job and job.checkpoints and job.checkpoints.is_dir():
-                _keep(job.checkpoints, data or _describe_data(partial))
+                _keep(job.checkpoints, data or freshness.describe_data(partial))
             _remove(partial)
             lock.release()
 
@@ -831,11 +653,11 @@ class _Crew:
             LabsError: the checkpoints of an earlier try belong to something else.
         """
         threads, made_by = self.place.threads, ""
-        folder = _checkpoint_folder(run, self.out)
+        folder = freshness.checkpoint_folder(run, self.out)
         if folder:
             if self.force:
                 _remove(folder)
-            if earlier := checkpoint(self.project, run, self.out):
+            if earlier := freshness.checkpoint(self.project, run, self.out):
                 if earlier.changed:
                     raise LabsError(
                         f"the checkpoints in {folder} belong to another state of {', '.join(earlier.changed)}: restore"
@@ -844,13 +666,12 @@ class _Crew:
                 threads = earlier.threads or threads
             else:
                 folder.mkdir()
-                maker = {**_maker(self.project, run), "threads": threads, "data": [], "id": uuid.uuid4().hex}
-                _write(folder / MADE_BY, json.dumps(maker, indent=2, default=str))
-            made_by = (folder / MADE_BY).read_text(encoding="utf-8")
+                made_by = {**freshness.maker(self.project, run), "threads": threads, "data": [], "id": uuid.uuid4().hex}
+                _write(folder / freshness.MADE_BY, json.dumps(made_by, indent=2, default=str))
+            made_by = (folder / freshness.MADE_BY).read_text(encoding="utf-8")
         return Job(run.name, run.notebook.path.read_bytes(), run.all_parameters, threads, folder, made_by)
 
     def _execute(self, run: Run, job: Job, folder: Path, partial: Path) -> Result:
-        stamp = _stamp(self.project, run)
         clock = time.monotonic()
 
         def say(message: dict[str, Any]) -> None:
@@ -866,8 +687,8 @@ class _Crew:
             "seconds": round(outcome.seconds, 3),
             "parameters": run.parameters,
             "device": run.device,
-            "stamp": stamp,
-            "data": [item | ({} if _stat(item["file"]) else {"elsewhere": True}) for item in outcome.data],
+            "stamp": freshness.stamp(self.project, run),
+            "data": [item | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in outcome.data],
             "files": sorted(p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()),
             "error": asdict(outcome.failure) if outcome.failure else None,
         }
@@ -938,7 +759,7 @@ def carry_out(
     if failure is None:
         log_file.unlink(missing_ok=True)
     seconds = time.monotonic() - clock
-    return Outcome(started.isoformat(timespec="seconds"), seconds, _describe_data(folder), failure)
+    return Outcome(started.isoformat(timespec="seconds"), seconds, freshness.describe_data(folder), failure)
 
 
 def _listen(process: subprocess.Popen[str], task: Mapping[str, Any], say: Say) -> Failure | None:
@@ -980,12 +801,12 @@ def _end_when(stopping: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 def _keep(checkpoints: Path, data: list[dict[str, Any]]) -> None:
     """Leave the checkpoints of an unfinished run behind, with the data that it is known to have read."""
-    if all(path.name == MADE_BY for path in checkpoints.iterdir()):
+    if all(path.name == freshness.MADE_BY for path in checkpoints.iterdir()):
         _remove(checkpoints)
     elif data:
         with contextlib.suppress(OSError, ValueError):
-            made_by = json.loads((checkpoints / MADE_BY).read_text(encoding="utf-8"))
-            _write(checkpoints / MADE_BY, json.dumps(made_by | {"data": data}, indent=2))
+            made_by = json.loads((checkpoints / freshness.MADE_BY).read_text(encoding="utf-8"))
+            _write(checkpoints / freshness.MADE_BY, json.dumps(made_by | {"data": data}, indent=2))
 
 
 def _write(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ import filelock
 import nbformat
 import yaml
 
-from labs import runner
+from labs import freshness, runner
 from labs.runner import LabsError, Notebook, Project
 
 INDEX = Path("_build") / "html" / "index.html"
@@ -139,7 +139,7 @@ def _collect(project: Project, results: Path, answers: bool = True) -> dict[str,
     notebooks = runner.load_notebooks(project)
     quick = {}
     for run in runner.select(notebooks):
-        status = runner.status(project, run, results)
+        status = freshness.status(project, run, results)
         if status.state != "done":
             changed = f" ({', '.join(status.changed)} changed)" if status.changed else ""
             raise LabsError(f"{run.label} is {status.state}{changed}: run it before the book is built")
@@ -183,7 +183,7 @@ def _stamp(project: Project, pages: Mapping[str, bytes]) -> str:
     """What the site depends on: the pages, the code whose docstrings it shows, and the tools."""
     tools = [metadata.version(name) for name in ("jupyter-book", "sphinx", "sphinx-book-theme", "myst-nb")]
     parts = {name: hashlib.sha256(content).hexdigest() for name, content in pages.items()}
-    code = runner.hash_code(project.package, leave_out=())
+    code = freshness.hash_code(project.package)
     return hashlib.sha256(json.dumps([tools, code, parts], sort_keys=True).encode()).hexdigest()
 
 

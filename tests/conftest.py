@@ -16,7 +16,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from xdist.scheduler import LoadScopeScheduling
 
-from labs import runner, site
+from labs import freshness, runner, site
 from labs.runner import Notebook, Project, Result, Run
 
 # Before any test imports torch: they run side by side, one thread each, and open no window.
@@ -85,8 +85,8 @@ class TinyLab:
         """The run that a label (notebook:run) means."""
         return runner.select(self.load(), [name])[0]
 
-    def state(self, name: str) -> runner.Status:
-        return runner.status(self.project, self.run(name), self.results)
+    def state(self, name: str) -> freshness.Status:
+        return freshness.status(self.project, self.run(name), self.results)
 
 
 def make_tiny_lab(root: Path) -> TinyLab:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from labs import cluster, runner
+from labs import cluster, freshness
 from labs.runner import Event, Job, LabsError
 from tests.conftest import TinyLab, make_tiny_lab, wait_until
 
@@ -264,7 +264,7 @@ def test_workers_must_have_the_same_code_and_libraries(
     tiny_lab: TinyLab, workers: Workers, monkeypatch, name: str, value: object, message: str
 ) -> None:
     tiny_lab.add("11_fit")
-    monkeypatch.setattr(runner, name, lambda *arguments, **options: value)  # here; workers have their own
+    monkeypatch.setattr(freshness, name, lambda *arguments, **options: value)  # here; workers have their own
     with (
         cluster._connect(workers.address, 1) as client,
         pytest.raises(
@@ -296,14 +296,14 @@ def test_a_worker_keeps_checkpoints_where_the_caller_sees_them_or_on_its_own_dis
     own = cluster.platformdirs.user_cache_path("labutils") / "checkpoints" / "0123"
     assert cluster._checkpoints_here(replace(job, checkpoints=None)) == (None, None)
     assert cluster._checkpoints_here(job) == (own, own)  # nothing there
-    (folder / runner.MADE_BY).write_text('{"id": "other"}')
+    (folder / freshness.MADE_BY).write_text('{"id": "other"}')
     assert cluster._checkpoints_here(job) == (own, own)  # a folder of that name on another disk
-    (folder / runner.MADE_BY).write_text(made_by)
+    (folder / freshness.MADE_BY).write_text(made_by)
     assert cluster._checkpoints_here(job) == (folder, None)
     old = own.with_name("old")
     old.mkdir()
     long_ago = time.time() - cluster.SECONDS_TO_KEEP - 1
     os.utime(old, (long_ago, long_ago))
-    (folder / runner.MADE_BY).unlink()
+    (folder / freshness.MADE_BY).unlink()
     cluster._checkpoints_here(job)
     assert [path.name for path in own.parent.iterdir()] == ["0123"]

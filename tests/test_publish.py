@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from labs import cli, publish, runner
+from labs import cli, freshness, publish, runner
 from labs.publish import Published
 from labs.runner import LabsError
 from labutils.record import layout
@@ -46,7 +46,7 @@ def finish(lab: TinyLab, label: str, metrics: dict[str, Any] | None = None, **re
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "figures" / "fit.png").write_bytes(b"PNG")
     (folder / "metrics.json").write_text(layout(metrics or metrics_of(run.notebook.name, run.name)))
-    made = {"status": "done", "parameters": run.parameters, "stamp": runner._stamp(lab.project, run), "data": []}
+    made = {"status": "done", "parameters": run.parameters, "stamp": freshness.stamp(lab.project, run), "data": []}
     made |= {"files": ["figures/fit.png", "metrics.json"], "seconds": 61.5, "error": None}
     (folder / "run.json").write_text(json.dumps(made | record))
     return folder
