@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 __all__ = ["ACTIVATIONS", "Activation", "backpropagate", "central_differences", "relative_residual"]
 
-Loss = Literal["mse", "cross_entropy"]
+Loss = Literal["squared_error", "mse", "cross_entropy"]
 
 
 class Activation(NamedTuple):
@@ -78,16 +78,19 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 
 
 @torch.no_grad()
-def backpropagate(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "mse") -> tuple[Tensor, dict[str, Tensor]]:
+def backpropagate(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "squared_error"
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of a batch and its gradient by every weight and bias, without autograd.
 
     Args:
         model: an `nn.Sequential` (nested ones too) of `nn.Linear`, `nn.Flatten` and the activations in
             `ACTIVATIONS`, with or without one on the output. Nothing in it changes, `.grad` included.
         x: inputs (N, features), or (N, ...) where the model flattens first; of the model's dtype.
-        y: targets (N, outputs), or labels (N,) int64, which "mse" takes as one-hot targets.
-        loss: "mse", squared error summed over outputs, or "cross_entropy" of a softmax over the outputs, with
-            labels; each is averaged over the batch. (`training.fit` averages the squared error over outputs too.)
+        y: targets (N, outputs), or labels (N,) int64, which the squared errors take as one-hot targets.
+        loss: "squared_error", summed over the outputs as in the formulas above; "mse", its mean over the outputs; or
+            "cross_entropy" of a softmax over the outputs, with labels. Each is averaged over the batch, so that
+            "mse" and "cross_entropy" are those of `training.fit`.
 
     Returns:
         The loss, a tensor of shape (), and {parameter name: gradient}, named and ordered as in
@@ -134,7 +137,7 @@ def backpropagate(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "mse") ->
 
 @torch.no_grad()
 def central_differences(
-    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "mse", eps: float = 1e-4
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = "squared_error", eps: float = 1e-4
 ) -> dict[str, Tensor]:
     """Approximate the gradient by every weight and bias: (L(θ + ε) − L(θ − ε)) / 2ε, one weight at a time.
 
@@ -147,7 +150,7 @@ def central_differences(
             many at once.
         x: inputs, as the model takes them.
         y: targets or labels, see `backpropagate`.
-        loss: "mse" or "cross_entropy", see `backpropagate`.
+        loss: "squared_error", "mse" or "cross_entropy", see `backpropagate`.
         eps: the step ε > 0.
 
     Returns:
@@ -189,7 +192,8 @@ def relative_residual(a: Tensor, b: Tensor) -> float:
         b: a tensor of the same shape.
 
     Returns:
-        The residual, between 0 and 1; 0 if both are zero.
+        The residual, between 0 and 1; 0 if both are zero. If one holds NaN or infinite values, inf, so that no check
+        of a gradient passes.
 
     Raises:
         ValueError: the shapes differ.
@@ -202,8 +206,17 @@ def relative_residual(a: Tensor, b: Tensor) -> float:
         raise ValueError(
             f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ; compare gradients of the same parameter"
         )
-    size = float(a.norm() + b.norm())
-    return float((a - b).norm()) / size if size > 0 else 0.0
+    if a.numel() == 0:
+        return 0.0
+    a, b = a.double(), b.double()
+    largest = max(a.abs().max().item(), b.abs().max().item())
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return math.inf
+    if largest == 0:
+        return 0.0
+    scale = 2.0 ** math.frexp(largest)[1]  # squares of very small or large numbers would leave the range
+    a, b = a / scale, b / scale
+    return ((a - b).norm() / (a.norm() + b.norm())).item()
 
 
 def _layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -237,8 +250,8 @@ def _forward(name: str, layer: nn.Module, a: Tensor) -> Tensor:
 
 def _loss_and_slope(outputs: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """L and ∂L/∂a[L] for outputs a[L] of shape (N, C)."""
-    if loss not in ("mse", "cross_entropy"):
-        raise ValueError(f"loss {loss!r} is unknown; take 'mse' or 'cross_entropy'")
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss {loss!r} is unknown; take {', '.join(map(repr, get_args(Loss)))}")
     if outputs.ndim != 2 or len(outputs) == 0 or outputs.shape[:1] != y.shape[:1]:
         raise ValueError(
             f"outputs are {tuple(outputs.shape)} and y is {tuple(y.shape)}; needed are (N, outputs) and N targets or "
@@ -259,10 +272,11 @@ def _loss_and_slope(outputs: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Ten
 
     if not labels and (y.shape != outputs.shape or not y.is_floating_point()):
         raise ValueError(
-            f"mse takes targets {tuple(outputs.shape)} or labels ({n},) int64; y is {tuple(y.shape)} {y.dtype}"
+            f"{loss} takes targets {tuple(outputs.shape)} or labels ({n},) int64; y is {tuple(y.shape)} {y.dtype}"
         )
     error = outputs - (F.one_hot(y, classes) if labels else y).to(outputs.dtype)
-    return error.square().sum() / n, error * (2 / n)
+    count = n if loss == "squared_error" else n * classes
+    return error.square().sum() / count, error * (2 / count)
 
 
 def _accumulate(gradients: dict[nn.Parameter, Tensor], p: nn.Parameter, gradient: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,8 @@ def sinc(x: Tensor) -> Tensor:
 def sign_sine(x: Tensor) -> Tensor:
     """Return sgn(sin(5πx)), a square wave that is 0 at its jumps, the multiples of 0.2 (same shape as `x`).
 
+    As 0.2 is no binary fraction, x counts as a jump if it is one up to rounding.
+
     Example:
         >>> sign_sine(torch.tensor([0.1, 0.2, 0.3]))
         tensor([ 1.,  0., -1.])
@@ -28,7 +31,8 @@ def sign_sine(x: Tensor) -> Tensor:
     # sin(πt) has the sign of t's place in its period (−1, 1); the sine itself would turn the jumps into ±rounding.
     t = 5 * x
     phase = t - 2 * torch.round(t / 2)
-    return torch.sign(phase) * (phase.abs() < 1)
+    jump = (t - t.round()).abs() <= 4 * torch.finfo(t.dtype).eps * t.abs()
+    return torch.sign(phase).masked_fill(jump, 0.0)
 
 
 def quadratic(x: Tensor) -> Tensor:
@@ -74,6 +78,7 @@ def sample(name: str, n: int, low: float, high: float) -> tuple[Tensor, Tensor]:
         raise ValueError(f"n = {n}: a curve needs at least 2 points")
     if not low < high:
         raise ValueError(f"the interval [{low}, {high}] is empty: low must be below high")
-    # In double precision first, so that the jumps of a square wave fall where they should.
+    # In double precision, and without what the grid's own rounding adds: a square wave's jumps fall where they should.
     x = torch.linspace(low, high, n, dtype=torch.float64).unsqueeze(1)
+    x = x.round(decimals=14 - math.ceil(math.log10(max(abs(low), abs(high)))))
     return x.float(), _FUNCTIONS[name](x).float()

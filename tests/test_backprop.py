@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from labutils import models
+from labutils import models, training
 from labutils.backprop import ACTIVATIONS, backpropagate, central_differences, relative_residual
 
 LAYERS = {
@@ -39,7 +39,9 @@ def reference_loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
         return F.cross_entropy(outputs, y)
     if y.dtype == torch.int64:
         y = F.one_hot(y, outputs.shape[1]).to(outputs.dtype)
-    return F.mse_loss(outputs, y, reduction="sum") / len(y)
+    if loss == "squared_error":
+        return F.mse_loss(outputs, y, reduction="sum") / len(y)
+    return F.mse_loss(outputs, y)
 
 
 def autograd(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,8 +97,8 @@ def problems(draw: st.DrawFn, activations: list[str] | None = None) -> tuple[nn.
 
     n = draw(st.integers(1, 5))
     x = draw(st.sampled_from([0.0, 1.0, 2.0])) * noise(n, widths[0], seed=seed)
-    loss = draw(st.sampled_from(["mse", "cross_entropy"]))
-    is_target = loss == "mse" and draw(st.booleans())
+    loss = draw(st.sampled_from(["squared_error", "mse", "cross_entropy"]))
+    is_target = loss != "cross_entropy" and draw(st.booleans())
     y = noise(n, widths[-1], seed=seed + 1) if is_target else labels(n, widths[-1], seed)
     return model, x[:, None, :, None] if image else x, y, loss
 
@@ -143,7 +145,7 @@ def test_the_formulas_of_the_document(widths: tuple[int, int, int]) -> None:
     _, gradients = backpropagate(model, x, y)
     for gradient, reference in zip(gradients.values(), expected, strict=True):
         assert relative_residual(gradient, reference) <= 1e-14
-    assert_equals_autograd(model, x, y, "mse")
+    assert_equals_autograd(model, x, y, "squared_error")
 
 
 # the table of activations
@@ -277,10 +279,13 @@ def test_mse_takes_labels_as_one_hot_targets() -> None:
     torch.testing.assert_close(backpropagate(model, x, y), backpropagate(model, x, F.one_hot(y, 2).double()))
 
 
-def test_mse_is_summed_over_outputs_and_averaged_over_the_batch() -> None:
-    model = nn.Sequential(nn.Identity())
-    loss, _ = backpropagate(model, torch.zeros(4, 3), torch.ones(4, 3))
-    assert loss.item() == 3
+def test_the_squared_error_is_summed_over_outputs_and_the_mse_is_that_of_fit() -> None:
+    model = nn.Sequential(nn.Linear(2, 3)).double()
+    x, y = noise(4, 2), noise(4, 3, seed=1)
+    (summed, slopes), (mean, mean_slopes) = (backpropagate(model, x, y, loss) for loss in ("squared_error", "mse"))
+    torch.testing.assert_close((summed / 3, slopes["0.weight"] / 3), (mean, mean_slopes["0.weight"]))
+    torch.testing.assert_close(backpropagate(model, x, y)[0], summed)
+    assert mean.item() == pytest.approx(training.evaluate(model, (x, y), loss="mse")[0][0])
 
 
 def test_targets_take_the_precision_of_the_model() -> None:
@@ -339,10 +344,20 @@ def test_relative_residual() -> None:
     assert relative_residual(a, a) == 0
     assert relative_residual(a, -a) == pytest.approx(1)
     assert relative_residual(a, 2 * a) == pytest.approx(1 / 3)
-    assert relative_residual(1e-100 * a, 2e-100 * a) == pytest.approx(1 / 3)
+    for scale in (1e-300, 1e-30, 1e30, 1e300):
+        assert relative_residual(scale * a, 2 * scale * a) == pytest.approx(1 / 3)
+    assert relative_residual(1e-30 * a.float(), -1e-30 * a.float()) == pytest.approx(1)
+    assert relative_residual(a.bfloat16(), a.bfloat16()) == 0
+    assert relative_residual(torch.ones(0), torch.ones(0)) == 0
     assert relative_residual(torch.zeros(2), torch.zeros(2)) == 0
     with pytest.raises(ValueError, match=r"\(3, 4\) and \(4, 3\) differ"):
         relative_residual(a, a.T)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_no_residual_with_nan_or_infinity_passes_a_check(bad: float) -> None:
+    for a, b in (([bad, 1.0], [1.0, 1.0]), ([1.0, bad], [1.0, bad]), ([0.0, 0.0], [0.0, bad])):
+        assert relative_residual(torch.tensor(a), torch.tensor(b)) == float("inf")
 
 
 # refusals
@@ -392,9 +407,10 @@ def test_refuses_models_it_cannot_handle(model: nn.Module, message: str) -> None
         (torch.zeros(4), "mse", r"mse takes targets \(4, 2\) or labels \(4,\) int64; y is \(4,\)"),
         (torch.zeros(4, 2, dtype=torch.int64), "mse", r"mse takes targets \(4, 2\)"),
         (torch.zeros(4, 3), "mse", r"mse takes targets \(4, 2\)"),
+        (torch.zeros(4, 1), "squared_error", r"squared_error takes targets \(4, 2\)"),
         (torch.zeros(3, 2), "mse", r"outputs are \(4, 2\) and y is \(3, 2\)"),
         (torch.tensor(0), "mse", r"outputs are \(4, 2\) and y is \(\)"),
-        (torch.zeros(4, 2), "l1", "loss 'l1' is unknown; take 'mse' or 'cross_entropy'"),
+        (torch.zeros(4, 2), "l1", "loss 'l1' is unknown; take 'squared_error', 'mse', 'cross_entropy'"),
     ],
     ids=lambda value: str(tuple(value.shape)) if isinstance(value, Tensor) else None,
 )

@@ -49,7 +49,18 @@ def test_bad_input_is_named(arguments: tuple, message: str) -> None:
         functions.sample(*arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_sign_sine_is_zero_at_its_jumps(dtype: torch.dtype) -> None:
-    jumps = torch.arange(-10, 11, dtype=dtype) / 5
-    assert torch.equal(functions.sign_sine(jumps), torch.zeros(21, dtype=dtype))
+    jumps = torch.arange(-50, 51, dtype=torch.float64) / 5
+    for x in (jumps, 0.2 * torch.arange(-50, 51, dtype=torch.float64)):  # which differ by rounding
+        assert torch.equal(functions.sign_sine(x.to(dtype)), torch.zeros(101, dtype=dtype))
+    assert functions.sign_sine(jumps + 1e-12).abs().min() == 1
+
+
+@given(st.integers(-20, 19), st.integers(1, 40), st.integers(1, 6))
+def test_a_sampled_square_wave_is_zero_at_exactly_its_jumps(first: int, fifths: int, steps: int) -> None:
+    """Grids over [first/5, (first + fifths)/5] that meet every multiple of 0.2, and `steps` − 1 points between."""
+    _, y = functions.sample("sign_sine", fifths * steps + 1, first / 5, (first + fifths) / 5)
+    place = torch.arange(fifths * steps + 1)
+    sign = torch.where((first + place.div(steps, rounding_mode="floor")) % 2 == 0, 1.0, -1.0)
+    assert torch.equal(y.flatten(), torch.where(place % steps == 0, 0.0, sign))

@@ -21,7 +21,7 @@ def rows() -> Iterator[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for loss in ("mse", "cross_entropy"):
+        for loss in ("squared_error", "cross_entropy"):
             yield backpropagation(loss)
         mlp = [p.shape for p in models.mlp((784, 256, 256, 10)).parameters()]
         cnn = [p.shape for p in models.cnn((3, 16, 16, 32, 32, 64), (64, 64, 64, 64, 10)).parameters()]
