@@ -1,6 +1,6 @@
 """What a run found: its numbers, figures and claims, with what is needed to get them again.
 
-A notebook calls `start` right after its parameters and records through the `Run` it gets back. Every call leaves a
+A notebook calls `start` right after its parameters and records through the `Record` it gets back. Every call leaves a
 complete metrics.json behind, so that a run stopped halfway has recorded what it knew. Two identical runs differ under
 "time" only.
 """
@@ -17,7 +17,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -31,8 +31,10 @@ import torch
 from numpy.typing import ArrayLike
 from PIL import Image, ImageChops
 
+from labutils.claims import SLUG, Claim, Claims, as_slug, judge
+from labutils.files import find_project, write_atomically
 from labutils.plotting import use_style
-from labutils.statistics import Interval, mean_interval, share_interval
+from labutils.statistics import Interval, Kind
 
 try:
     import resource
@@ -45,19 +47,15 @@ if TYPE_CHECKING:
 
     from labutils.data import Dataset
 
-SYMBOLS = {"supported": "✔", "not supported": "✘", "inconclusive": "?"}
 PACKAGES = ("labutils", "torch", "torchvision", "numpy", "scipy", "matplotlib")
-FEWEST_SEEDS = 3
-FEWEST_OUTCOMES = 6  # the exact 95 % interval of five agreeing outcomes still includes one half
 SHORTEST_ALT = 20  # characters: less cannot say what there is to see
 
 _IPYTHON_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython"})
-_SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _DPI = 180
 _CSS_DPI = _DPI / 2  # shown at half its size, the picture is sharp on a high-resolution screen
 
 
-def start(notebook: str, parameters: Mapping[str, Any]) -> Run:
+def start(notebook: str, parameters: Mapping[str, Any]) -> Record:
     """Begin the record of a run: an empty metrics.json, no figures, and the house style for plots.
 
     Call it right after the parameters cell. The folder is that of the environment variable LABUTILS_RUN_DIR, which
@@ -81,14 +79,15 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Run:
         >>> with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         ...     run = start("demo", {"seed": 0, "epochs": 5})
         ...     run.metrics(loss=0.25)
-        ...     run.claim("Training helps", source="an example", holds=[0.4, 0.5, 0.6], evidence="fall of the loss")
-        ✔ supported: Training helps (an example)
-          mean effect 0.50 [0.25, 0.75], n = 3 (95 % interval, above 0): fall of the loss
+        ...     fall = [0.4, 0.5, 0.6]
+        ...     claim = run.claim("helps", "Training helps.", source="D1", measured=fall, above=0, unit="nats")
+        ✔ supported: Training helps. (D1)
+          measured 0.50 [0.25, 0.75] nats, needs more than 0 · 3 seeds
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", notebook):
         raise ValueError(f"notebook must be a name such as '21_function_fitting', got {notebook!r}")
     given = os.environ.get("LABUTILS_RUN_DIR")
-    folder = Path(given).absolute() if given else _project_root() / "results" / notebook / "interactive"
+    folder = Path(given).absolute() if given else (find_project() or Path.cwd()) / "results" / notebook / "interactive"
     name = os.environ.get("LABUTILS_RUN") or (folder.name if given else "interactive")
     kept = {
         key: value
@@ -96,10 +95,10 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Run:
         if not key.startswith("_") and key not in _IPYTHON_NAMES and _is_plain(value)
     }
     use_style()
-    return Run(notebook, name, folder, kept)
+    return Record(notebook, name, folder, kept)
 
 
-class Run:
+class Record:
     """The record of one run of a notebook; made by `start`.
 
     Attributes:
@@ -174,7 +173,7 @@ class Run:
                 characters, or the name is not a slug. The figure is closed then, too.
         """
         try:
-            if not _SLUG.fullmatch(name):
+            if not SLUG.fullmatch(name):
                 slug = "-".join(re.findall(r"[a-z0-9]+", name.lower())) or "loss-by-epoch"
                 raise ValueError(f"figure name {name!r} must be lower-case words joined by - or _, such as {slug!r}")
             alt = " ".join(alt.split())
@@ -194,28 +193,67 @@ class Run:
         self._write()
         return SavedFigure(name, alt, png)
 
-    def claim(self, text: str, *, source: str, holds: ArrayLike, evidence: str = "") -> Claim:
-        """Record whether a claim is borne out by repeated seeds; the verdict is computed, see `judge`.
+    def claim(
+        self,
+        id: str,
+        text: str = "",
+        *,
+        source: str,
+        measured: ArrayLike | None = None,
+        above: float | None = None,
+        below: float | None = None,
+        within: tuple[float, float] | None = None,
+        unit: str = "",
+        kind: Kind = "mean",
+        key: bool = False,
+        holds: ArrayLike | None = None,
+        evidence: str = "",
+    ) -> Claim:
+        """Record and show a claim; its verdict is computed from the measured values, see `labutils.claims.judge`.
 
         Args:
-            text: The claim as a sentence; the same text again replaces the claim.
+            id: A name for it, unique in the run, such as "depth-helps".
+            text: The claim as a sentence that stands alone: subject named, threshold said.
             source: Who says so, such as "D2 1-1".
-            holds: One value a seed, shape (seeds,): effects (numbers, positive where the claim holds) or outcomes
-                (booleans).
-            evidence: What the numbers are, with their unit, such as "loss of M2 minus loss of M0".
+            measured: One value a seed, shape (seeds,); for a share, booleans.
+            above: The claim needs more than this.
+            below: The claim needs less than this.
+            within: The claim needs a value from the first to the second.
+            unit: Unit of the values, or a few words that say what they are.
+            kind: "mean", "share", "correlation" or "ratio".
+            key: Whether it answers the question of the notebook: such claims stand above the quick run, see
+                `source_runs`.
+            holds: The form of before: effects or outcomes, positive or True where the claim (then given as id) holds.
+            evidence: What holds is.
 
         Returns:
-            The claim with its verdict, to be displayed.
+            The claim with its verdict. It has shown itself; as the last value of a cell it is not shown again.
 
         Raises:
-            ValueError: If text or source is empty, or holds has the wrong shape or values that are not finite.
-            TypeError: If holds is neither numbers nor booleans.
+            ValueError: As `labutils.claims.judge`, and if another claim of the run has this id.
+            TypeError: As `labutils.claims.judge`.
         """
-        if not text.strip() or not source.strip():
-            raise ValueError(f"a claim needs a text and a source, got {text!r} and {source!r}")
-        claim = judge(text.strip(), source=source.strip(), holds=holds, evidence=evidence.strip())
-        self._claims[claim.text] = claim
+        if holds is not None:  # until all notebooks have the new form
+            share = np.asarray(holds).dtype == np.bool_
+            text, id, kind, measured = id, as_slug(id), "share" if share else "mean", holds
+            above, unit = (None, f"seeds ({evidence})") if share else (0.0, evidence)
+        claim = judge(
+            id,
+            text,
+            source=source,
+            measured=measured,
+            above=above,
+            below=below,
+            within=within,
+            unit=unit,
+            kind=kind,
+            key=key,
+        )
+        if (earlier := self._claims.get(id)) and earlier.text != claim.text:
+            raise ValueError(f"claim id {id!r} is that of {earlier.text!r}: give {claim.text!r} another id")
+        self._claims[id] = claim
         self._write()
+        claim.show()
         return claim
 
     def claims(self) -> Claims:
@@ -280,173 +318,6 @@ class SavedFigure:
         )
         bundle = {"text/html": picture, "image/png": code, "text/plain": repr(self)}
         return bundle, {"image/png": {"width": width, "height": height}}
-
-
-@dataclass(frozen=True, repr=False)
-class Claim:
-    """A claim with its verdict, as a notebook displays it; made by `judge`.
-
-    Attributes:
-        text: The claim.
-        source: Who says so.
-        verdict: "supported", "not supported" or "inconclusive".
-        reason: Why this verdict.
-        measure: "mean effect" or "share of seeds".
-        interval: The estimate over the seeds.
-        evidence: What the numbers are.
-        values: The effect or outcome of each seed.
-    """
-
-    text: str
-    source: str
-    verdict: str
-    reason: str
-    measure: str
-    interval: Interval
-    evidence: str
-    values: tuple[float | bool, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the claim as metrics.json holds it."""
-        return _as_json(asdict(self), "claim")[0]
-
-    def __repr__(self) -> str:
-        return f"{self._verdict}: {self.text} ({self.source})\n  {self._numbers}"
-
-    def _repr_html_(self) -> str:
-        verdict, text, source, numbers = map(html.escape, (self._verdict, self.text, self.source, self._numbers))
-        # No colors: text and border take those of the page, light or dark.
-        return (
-            '<div style="border: 1px solid; border-left-width: 5px; border-radius: 4px; padding: 0.4em 0.8em;'
-            f' max-width: 45em"><strong>{verdict}</strong>: {text} <cite>({source})</cite><br>'
-            f"<small>{numbers}</small></div>"
-        )
-
-    @property
-    def _verdict(self) -> str:
-        return f"{SYMBOLS[self.verdict]} {self.verdict}"
-
-    @property
-    def _numbers(self) -> str:
-        confidence = f"{100 * self.interval.confidence:g} % interval"
-        about = f": {self.evidence}" if self.evidence else ""
-        return f"{self.measure} {self.interval} ({confidence}, {self.reason}){about}"
-
-
-@dataclass(frozen=True, repr=False)
-class Claims:
-    """Claims as one table, as a notebook displays it."""
-
-    claims: tuple[Claim, ...]
-
-    def __len__(self) -> int:
-        return len(self.claims)
-
-    def __iter__(self) -> Iterator[Claim]:
-        return iter(self.claims)
-
-    def __repr__(self) -> str:
-        return "\n".join(map(repr, self.claims)) or "No claims recorded."
-
-    def _repr_html_(self) -> str:
-        if not self.claims:
-            return f"<p>{self!r}</p>"
-        cell = 'style="text-align: left; vertical-align: top"'
-        heads = ("Verdict", "Claim", "Source", "Over the seeds")
-        rows = [
-            f'<tr><td {cell}><strong>{html.escape(claim._verdict)}</strong></td><th scope="row" {cell}>'
-            f"{html.escape(claim.text)}</th><td {cell}>{html.escape(claim.source)}</td>"
-            f"<td {cell}>{html.escape(claim._numbers)}</td></tr>"
-            for claim in self.claims
-        ]
-        counts = [f"{sum(claim.verdict == verdict for claim in self.claims)} {verdict}" for verdict in SYMBOLS]
-        return (
-            f"<table><caption>Claims: {', '.join(counts)}</caption><thead><tr>"
-            + "".join(f'<th scope="col" {cell}>{head}</th>' for head in heads)
-            + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        )
-
-
-def judge(text: str, *, source: str, holds: ArrayLike, evidence: str = "") -> Claim:
-    """Decide a claim from one effect or one outcome a seed.
-
-    Effects are judged by the Student t interval for their mean, against 0; outcomes by the exact (Clopper-Pearson)
-    interval for the share of seeds in which the claim holds, against one half. With the whole 95 % interval above, the
-    claim is supported; with the whole interval below, not supported; else inconclusive, as with fewer than 3 seeds.
-    Outcomes need at least 6 seeds to decide anything.
-
-    Args:
-        text: The claim.
-        source: Who says so.
-        holds: One value a seed, shape (seeds,): effects (numbers, positive where the claim holds) or outcomes
-            (booleans).
-        evidence: What the numbers are, with their unit.
-
-    Returns:
-        The claim with its verdict.
-
-    Raises:
-        ValueError: If holds is empty, not one-dimensional, not finite, or integers of 0 and 1 only, which could be
-            either.
-        TypeError: If holds is neither numbers nor booleans.
-
-    Example:
-        >>> judge("Deeper is better", source="D1 Q1", holds=[True] * 5 + [False]).verdict
-        'inconclusive'
-    """
-    values = np.asarray(holds.detach().cpu() if isinstance(holds, torch.Tensor) else holds)
-    outcomes = values.dtype == np.bool_
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"claim {text!r}: holds must have shape (seeds,), one value a seed, got {values.shape}")
-    if not outcomes and values.dtype.kind not in "fiu":
-        raise TypeError(f"claim {text!r}: holds must be numbers (effects) or booleans (outcomes), got {values.dtype}")
-    if values.dtype.kind in "iu" and np.isin(values, (0, 1)).all():
-        raise ValueError(
-            f"claim {text!r}: holds is 0 and 1 only: pass booleans if these are outcomes, floats if these are effects"
-        )
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise ValueError(
-            f"claim {text!r}: {bad} of {values.size} values of holds are NaN or infinite: decide what a diverged run"
-            " counts as (an outcome False, or a stated worst effect) and put that in"
-        )
-    if outcomes:
-        interval, threshold, measure = share_interval(values), 0.5, "share of seeds"
-    else:
-        interval, threshold, measure = mean_interval(values), 0.0, "mean effect"
-    if values.size < FEWEST_SEEDS:
-        verdict, reason = "inconclusive", f"only {values.size} of at least {FEWEST_SEEDS} seeds"
-    elif interval.low > threshold:
-        verdict, reason = "supported", f"above {threshold:g}"
-    elif interval.high < threshold:
-        verdict, reason = "not supported", f"below {threshold:g}"
-    else:
-        verdict, reason = "inconclusive", f"includes {threshold:g}"
-        if outcomes and values.size < FEWEST_OUTCOMES:
-            reason += f"; {FEWEST_OUTCOMES} seeds are the fewest that can decide"
-    return Claim(text, source, verdict, reason, measure, interval, evidence, tuple(values.tolist()))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment it is either the old or the new one, never a part.
-
-    Args:
-        path: The file; its folder must exist.
-        content: What it is to hold.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomically(Path(folder, "note.txt"), b"done")
-        ...     [path.name for path in Path(folder).iterdir()]
-        ['note.txt']
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except BaseException:  # Ctrl-C, too
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _png(figure: Figure) -> bytes:
@@ -614,11 +485,6 @@ def _peak_memory() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # macOS says bytes, Linux KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
-
-
-def _project_root() -> Path:
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "notebooks" / "runs.yaml").is_file()), here)
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ import labutils
 FOLDER = Path(labutils.__file__).parent
 # The plan's order, from the ground up: a module may import those before it, never one after it.
 ORDER = (
+    "files",
     "functions",
     "data",
     "models",
@@ -26,6 +27,7 @@ ORDER = (
     "curvature",
     "landscape",
     "similarity",
+    "claims",
     "plotting",
     "record",
     "exercise",

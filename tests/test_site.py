@@ -498,7 +498,7 @@ def test_agreement_of_verdicts(quick: str | None, sources: list[str], agreement:
 
 
 def test_verdicts_have_the_symbols_that_notebooks_show() -> None:
-    from labutils.record import SYMBOLS
+    from labutils.claims import SYMBOLS
 
     assert {verdict: symbol for verdict, (_, symbol) in site.VERDICTS.items()} == SYMBOLS
 

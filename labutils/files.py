@@ -1,0 +1,74 @@
+"""Files that are whole at every moment, and where the project is: what every other module may rely on.
+
+It imports nothing but Python's own library, so that the command starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes | str, *, sync: bool = False) -> None:
+    """Write a file so that at every moment it is either the old or the new one, never a part.
+
+    Args:
+        path: The file; its folder must exist.
+        content: What it is to hold; text becomes UTF-8.
+        sync: Wait until it has reached the disk, so that it also outlives a power failure.
+
+    Raises:
+        OSError: As in writing any file. The old one is untouched then, and no scrap is left.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(Path(folder, "note.txt"), "done")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['note.txt']
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:  # Ctrl-C, too
+        partial.unlink(missing_ok=True)
+        raise
+    if sync and os.name == "posix":  # the new name, too, must reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     hash_file(Path(file.name))[:12]
+        'e3b0c44298fc'
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_project(start: Path | None = None) -> Path | None:
+    """Return the nearest folder upward that holds notebooks/runs.yaml, or None.
+
+    Args:
+        start: Where to begin; the working folder by default.
+
+    Example:
+        >>> find_project(Path("/")) is None
+        True
+    """
+    here = (start or Path.cwd()).absolute()
+    return next((path for path in (here, *here.parents) if (path / "notebooks" / "runs.yaml").is_file()), None)
