@@ -14,6 +14,7 @@ FOLDER = Path(labutils.__file__).parent
 # The plan's order, from the ground up: a module may import those before it, never one after it.
 ORDER = (
     "files",
+    "identity",
     "functions",
     "data",
     "models",
