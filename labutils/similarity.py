@@ -14,14 +14,15 @@ unchanged under      shift  scale  rotation    invertible linear map
 `cka`, `procrustes`  yes    yes    yes         no
 `svcca`              yes    yes    yes         no (the leading directions change)
 `cca`                yes    yes    yes         yes
-`pwcca`              yes    yes    of X and Y  of Y
+`pwcca`              yes    yes    of Y        of Y (of X: permutations of its units)
 `gradient_cka`       no     yes    yes         no
 ===================  =====  =====  ==========  ====================================
 
 What keeps it fast: products of features (p × q) wherever they are cheaper than those of examples (n × n); everything
 that concerns one layer alone (centering, norms, principal directions) happens once for each layer, not once a pair.
-What keeps it right in float32: centering before anything is multiplied, sums in float64, and float64 throughout where
-large numbers cancel (debiased estimates, kernels other than the linear, canonical directions).
+What keeps it right in float32 and at any scale: each layer is centered and scaled to unit norm before anything is
+multiplied, and float64 is used throughout where large numbers cancel (debiased estimates, kernels other than the
+linear, canonical directions).
 
 Images (n, C, H, W) are examples by default, flattened to C·H·W features each. `images="pool"` averages over the
 positions first, and `images="positions"` makes every position of every image an example with C features: another
@@ -30,7 +31,7 @@ question, which only fits layers of equal height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
@@ -42,16 +43,25 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from labutils.kernels import (
+    Centered,
+    Images,
+    Named,
+    Rows,
+    as_tensor,
+    centered,
+    gram_norm2,
+    hsic,
+    linear_rows,
+    rbf_rows,
+    sum_of_squares,
+)
 from labutils.statistics import Interval, mean_interval, pair_effects
 
-Images = Literal["flatten", "pool", "positions"]
 Layers = Mapping[str, Any]
 """Representations by layer name; for gradient CKA pairs of a representation and its gradient."""
 
-_IMAGES = ("flatten", "pool", "positions")
-_STRIP = 256  # features, or examples, whose products with all others are computed at once
-_LONGEST = 1 << 15  # products summed in float32 before float64 takes over
-_BLOCK_BYTES = 128 << 20  # of kernel values held at once, over all layers together
+_TIE = 1e-6  # similarities that differ by no more are equal: what float32 may add
 
 
 def cka(
@@ -69,10 +79,11 @@ def cka(
     debiased one has mean 0 for independent representations whatever n, and so may be negative.
 
     Args:
-        x: (n, ...) the first representation, n ≥ 2; n ≥ 4 for the debiased estimate.
-        y: (n, ...) the second one, of the same examples in the same order; its width may differ.
+        x, y: (n, ...) the two representations, of the same examples in the same order, n ≥ 2 (debiased: n ≥ 4); their
+            widths may differ.
         kernel: "linear", or "rbf": exp(−d²/2s²) of the distance d between examples.
-        sigma: for "rbf", s in multiples of the median distance between two different examples.
+        sigma: for "rbf", s in multiples of the square root of the median squared distance, over all n² pairs of
+            examples (those of an example with itself included, as in the authors' code).
         debiased: whether to use the debiased estimate of HSIC.
         images: what an example of (n, C, H, W) is, see the module's docstring.
 
@@ -102,8 +113,7 @@ def cca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "flatt
     is 1 whatever the data.
 
     Args:
-        x: (n, ...) the first representation.
-        y: (n, ...) the second one, of the same examples.
+        x, y: (n, ...) the two representations, of the same examples in the same order.
         images: see the module's docstring.
 
     Returns:
@@ -124,8 +134,7 @@ def svcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, variance: float = 0.99, 
     """Return the mean canonical correlation of two representations' leading principal directions.
 
     Args:
-        x: (n, ...) the first representation.
-        y: (n, ...) the second one, of the same examples.
+        x, y: (n, ...) the two representations, of the same examples in the same order.
         variance: share of the variance, above 0 and up to 1; of each representation the fewest principal directions
             that explain so much are kept.
         images: see the module's docstring.
@@ -182,8 +191,7 @@ def procrustes(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images =
     rotation.
 
     Args:
-        x: (n, ...) the first representation.
-        y: (n, ...) the second one, of the same examples.
+        x, y: (n, ...) the two representations, of the same examples in the same order.
         images: see the module's docstring.
 
     Returns:
@@ -267,8 +275,8 @@ def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Im
     """
     if images == "positions":
         raise ValueError("images='positions' does not apply: labels belong to images, not to positions")
-    features = _Features.of(x, "x", images)
-    labels = _tensor(y).to(features.x.device)
+    [[features]] = centered([[("x", x)]], images)
+    labels = as_tensor(y).to(features.x.device)
     if labels.is_floating_point() or labels.is_complex() or labels.dim() != 1:
         raise ValueError(f"y must be labels (n,), whole numbers, got shape {tuple(labels.shape)} {labels.dtype}")
     if len(labels) != features.n:
@@ -280,7 +288,7 @@ def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Im
     share = counts.double() / features.n
     # ‖YᵀHY‖²_F / n² for one-hot Y: the entries are n_c δ − n_c n_d / n.
     label_norm = features.n * sqrt((share @ share - 2 * (share**3).sum() + (share @ share) ** 2).item())
-    return min(_sum_of_squares(sums) / (sqrt(_gram_norm2(features.x)) * label_norm), 1.0)
+    return min(sum_of_squares(sums) / (sqrt(gram_norm2(features.x)) * label_norm), 1.0)
 
 
 class MinibatchCKA:
@@ -335,41 +343,18 @@ class MinibatchCKA:
         if self.layers != ((), ()) and names != self.layers:
             raise ValueError(f"this batch has the layers {names}, earlier ones had {self.layers}")
         labeled = [("a", a)] if a is b else [("a", a), ("b", b)]
-        matrices = [
-            (f"{name!r} of {which}", _matrix(value, f"{name!r} of {which}", self.images))
-            for which, layers in labeled
-            for name, value in layers.items()
-        ]
-        m = _common_n([(label, len(x)) for label, x in matrices])
+        values = [(f"{name!r} of {which}", value) for which, layers in labeled for name, value in layers.items()]
+        [layers] = centered([values], self.images, least=0, constant=True)
+        m = layers[0].n
         if m < 4:
-            for label, x in matrices:
-                _check_finite(x, label)
             self.layers = names
             self.skipped += 1
             return
-        # U-centering (Székely and Rizzo): with rows and columns that sum to 0, HSIC is a plain inner product.
-        dtype = torch.float64 if any(x.dtype == torch.float64 for _, x in matrices) else torch.float32
-        grams = torch.empty(len(matrices), m, m, dtype=dtype, device=matrices[0][1].device)
-        for gram, (label, x) in zip(grams, matrices, strict=True):
-            centered, mean = _center(x.to(dtype), label)
-            size, offset = (torch.linalg.vector_norm(part).item() for part in (centered, mean))
-            if size > 10 * torch.finfo(x.dtype).eps * sqrt(m) * offset:
-                torch.mm(centered, centered.T, out=gram)
-            else:  # constant in this batch: what is left is rounding
-                gram.zero_()
-        grams.diagonal(dim1=1, dim2=2).zero_()
-        rows = grams.sum(2) / (m - 2)
-        rows -= rows.sum(1, keepdim=True) / (2 * (m - 1))
-        grams -= rows[:, :, None]
-        grams -= rows[:, None, :]
-        grams.diagonal(dim1=1, dim2=2).zero_()
-        flat = grams.flatten(1)
-        first, second = flat[: len(a)], flat[-len(b) :]
-        weight = 1.0 / (m - 3)  # m, the batch's weight, over m (m − 3)
-        own = torch.stack([_inner(row[None], row[None])[0, 0] for row in flat])
-        new = tuple(weight * part for part in (_inner(first, second), own[: len(a)], own[-len(b) :]))
-        if not all(part.isfinite().all() for part in new):
-            raise ValueError("the squares of a layer's inner products leave the range of float32: scale it down")
+        found = hsic([linear_rows(layer.x) for layer in layers], m, layers[0].x.device, debiased=True)
+        scale = torch.tensor([layer.norm**2 for layer in layers], dtype=torch.float64, device=found.device)
+        found *= scale[:, None] * scale / (m - 3)  # m, the batch's weight, over m (m − 3)
+        own = found.diagonal()
+        new = found[: len(a), -len(b) :], own[: len(a)], own[-len(b) :]
         self._sums = new if self._sums is None else tuple(s + part for s, part in zip(self._sums, new, strict=True))
         self.layers = names
         self.examples += m
@@ -386,7 +371,7 @@ class MinibatchCKA:
         cross, first, second = self._sums
         for which, names, own in zip(("a", "b"), self.layers, (first, second), strict=True):
             for name, value in zip(names, own.tolist(), strict=True):
-                if value <= 0:
+                if not value > 0:
                     raise ValueError(f"layer {name!r} of {which} is constant in every batch: its CKA is undefined")
         return _at_most_one((cross / (first[:, None] * second).sqrt()).cpu().numpy())
 
@@ -460,7 +445,7 @@ def layer_matching_accuracy(
     """Run the sanity check of Kornblith et al.: is a layer most similar to the same layer of another training?
 
     For every ordered pair of networks and every layer of the first, the most similar layer of the second is looked up;
-    it should be the corresponding one. A tie is no match. A measure that is not symmetric uses S + Sᵀ.
+    it should be the corresponding one. A tie (within 1e-6) is no match. A measure that is not symmetric uses S + Sᵀ.
 
     Args:
         networks: two or more networks' representations by layer name, with the same names and of the same examples;
@@ -509,195 +494,8 @@ def layer_matching_accuracy(
     for a, b in permutations(range(count), 2):
         part = similarity[a, b][np.ix_(kept, kept)]
         others = np.where(np.eye(len(kept), dtype=bool), -np.inf, part)
-        matched[a, b] = np.diag(part) > others.max(1)
+        matched[a, b] = np.diag(part) > others.max(1) + _TIE
     return LayerMatching(layers, similarity, matched)
-
-
-# --- Checking and centering ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Features:
-    """A layer's representation, centered, with what its rounding may amount to."""
-
-    label: str
-    x: Tensor  # (n, p), a copy
-    noise: float  # more than rounding of the layer's values can add in any one direction
-
-    @property
-    def n(self) -> int:
-        return len(self.x)
-
-    @staticmethod
-    def of(value: Any, label: str, images: str = "flatten", dtype: torch.dtype | None = None) -> _Features:
-        x = _matrix(value, label, images)
-        eps = torch.finfo(x.dtype).eps
-        if dtype is None:
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        x = x.to(dtype)
-        centered, mean = _center(x, label)
-        if len(x) < 2:
-            raise ValueError(f"{label} has {len(x)} example(s): 2 are needed at least")
-        offset = sqrt(len(x)) * torch.linalg.vector_norm(mean.double()).item()
-        norm = torch.linalg.vector_norm(centered).item()
-        if norm < 100 * torch.finfo(dtype).eps * offset:  # the mean's own rounding matters: start from an example
-            centered = (x - x[:1]).double()
-            centered = centered.sub_(centered.mean(0)).to(dtype)
-            norm = torch.linalg.vector_norm(centered).item()
-        if not 1e-12 < norm < 1e12:  # squares of squares would leave float32's range
-            norm = torch.linalg.vector_norm(centered.double()).item()
-            if norm > 0:
-                centered, offset, norm = (centered.double() / norm).to(dtype), offset / norm, 1.0
-        noise = eps * sqrt(norm**2 + offset**2)
-        if norm <= noise:
-            raise ValueError(f"{label} is constant: all {len(x)} examples have the same representation")
-        return _Features(label, centered, 2 * noise)
-
-
-def _matrix(value: Any, label: str, images: str) -> Tensor:
-    """Return a representation as (n, p), floating-point, at least float32 or as it is."""
-    if images not in _IMAGES:
-        raise ValueError(f"unknown images {images!r}; there are {', '.join(map(repr, _IMAGES))}")
-    x = _tensor(value)
-    if x.is_complex():
-        raise ValueError(f"{label} is complex; real numbers are needed")
-    if not x.is_floating_point():
-        x = x.double()
-    if x.dim() < 2:
-        raise ValueError(f"{label} has shape {tuple(x.shape)}: the examples' (n, ...) is needed; one unit is (n, 1)")
-    if x.dim() == 4 and images == "pool":
-        x = x.mean((2, 3))
-    elif x.dim() == 4 and images == "positions":
-        x = x.permute(0, 2, 3, 1).flatten(0, 2)
-    return x.flatten(1)
-
-
-def _tensor(value: Any) -> Tensor:
-    return value.detach() if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
-
-
-def _center(x: Tensor, label: str) -> tuple[Tensor, Tensor]:
-    """Return x without its mean, and the mean; NaN and infinite values are an error."""
-    if x.numel() == 0:
-        raise ValueError(f"{label} is empty: shape {tuple(x.shape)}")
-    mean = x.mean(0)
-    if not mean.isfinite().all():
-        _check_finite(x, label)
-        raise ValueError(f"{label} has values as large as {x.abs().max():.1e}: scale it down")
-    return x - mean, mean
-
-
-def _check_finite(x: Tensor, label: str) -> None:
-    if bad := int((~x.isfinite()).sum()):
-        raise ValueError(f"{label} has {bad} NaN or infinite values of {x.numel()}")
-
-
-def _common_n(sizes: Iterable[tuple[str, int]]) -> int:
-    (first, n), *others = sizes
-    for label, count in others:
-        if count != n:
-            raise ValueError(f"{label} has {count} examples, {first} has {n}: the same examples are needed")
-    return n
-
-
-# --- Products -----------------------------------------------------------------------------------------------------
-
-
-def _sum_of_squares(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x).item()) ** 2
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return abᵀ of few long rows in float64; in float32, long sums lose digits."""
-    parts = zip(a.split(_LONGEST, dim=1), b.split(_LONGEST, dim=1), strict=True)
-    return sum((x @ y.T).double() for x, y in parts)
-
-
-def _gram_norm2(x: Tensor) -> float:
-    """Return ‖XᵀX‖²_F = ‖XXᵀ‖²_F of the smaller of the two, each product once although the matrix has it twice."""
-    x = x if x.shape[0] >= x.shape[1] else x.T
-    total = 0.0
-    for start in range(0, x.shape[1], _STRIP):
-        strip = x[:, start : start + _STRIP].T @ x[:, start:]
-        total += 2 * _sum_of_squares(strip) - _sum_of_squares(strip[:, : strip.shape[0]])
-    return total
-
-
-@dataclass
-class _Hsic:
-    """What HSIC of M kernels is made of; of kernels with zero diagonals where it is to be debiased.
-
-    Attributes:
-        n: examples.
-        inner: (M, M) ⟨K, L⟩.
-        rows: (M, n) K1.
-    """
-
-    n: int
-    inner: Tensor
-    rows: Tensor
-
-    def matrix(self, debiased: bool) -> Tensor:
-        """Return HSIC (M, M), up to a factor that CKA does not see."""
-        n, total = self.n, self.rows.sum(1)
-        products = self.rows @ self.rows.T
-        if debiased:
-            return self.inner + total[:, None] * total / ((n - 1) * (n - 2)) - 2 / (n - 2) * products
-        return self.inner + total[:, None] * total / n**2 - 2 / n * products
-
-
-_Rows = Callable[[int, int], Tensor]
-"""Kernel values (e − s, n − s) of the examples s to e with the examples from s on."""
-
-
-def _hsic(kernels: Sequence[_Rows], n: int, *, dtype: torch.dtype, device: Any, debiased: bool) -> _Hsic:
-    """Go through M symmetric kernels, some rows of all at a time, never holding an n × n matrix of each.
-
-    Above the diagonal only: what is below is the same.
-    """
-    count = len(kernels)
-    inner = torch.zeros(count, count, dtype=torch.float64, device=device)
-    rows = torch.zeros(count, n, dtype=torch.float64, device=device)
-    height = max(16, min(n, _BLOCK_BYTES // (count * n * dtype.itemsize)))
-    for start in range(0, n, height):
-        end = min(start + height, n)
-        strip = torch.empty(count, end - start, n - start, dtype=dtype, device=device)
-        for out, kernel in zip(strip, kernels, strict=True):
-            out.copy_(kernel(start, end))
-        if debiased:
-            strip[:, :, : end - start].diagonal(dim1=1, dim2=2).zero_()
-        corner, rest = strip[:, :, : end - start].flatten(1), strip[:, :, end - start :].flatten(1)
-        inner += _inner(corner, corner) + 2 * _inner(rest, rest)
-        rows[:, start:end] += strip.sum(2, dtype=torch.float64)
-        rows[:, end:] += strip[:, :, end - start :].sum(1, dtype=torch.float64)
-    return _Hsic(n, inner, rows)
-
-
-def _linear_rows(x: Tensor) -> _Rows:
-    return lambda start, end: x[start:end] @ x[start:].T
-
-
-def _gradient_rows(x: Tensor, g: Tensor) -> _Rows:
-    return lambda start, end: (x[start:end] @ x[start:].T) * (g[start:end] @ g[start:].T)
-
-
-def _rbf_rows(x: Tensor, sigma: float, label: str) -> _Rows:
-    squares = x.square().sum(1)
-
-    def distances2(start: int, end: int) -> Tensor:
-        d2 = torch.addmm(squares[start:], x[start:end], x[start:].T, alpha=-2)
-        d2 = d2.add_(squares[start:end, None]).clamp_(min=0)
-        d2[:, : end - start].fill_diagonal_(0)
-        return d2
-
-    n, above = len(x), []
-    for start in range(0, n, _STRIP):
-        strip = distances2(start, min(start + _STRIP, n)).float()
-        above.append(strip[torch.ones_like(strip, dtype=torch.bool).triu_(1)])
-    median = float(np.median(torch.cat(above).sqrt_().cpu().numpy()))
-    if median == 0:
-        raise ValueError(f"{label}: the median distance between two examples is 0, so the RBF kernel has no width")
-    return lambda start, end: distances2(start, end).mul_(-0.5 / (sigma * median) ** 2).exp_()
 
 
 # --- Measures -----------------------------------------------------------------------------------------------------
@@ -729,12 +527,8 @@ def _similarities(
     return _MEASURES[measure](values, pairs, **options)
 
 
-_Named = list[list[tuple[str, Any]]]
-"""Each network's layers with the words for an error message."""
-
-
 def _cka(
-    values: _Named,
+    values: Named,
     pairs: list[tuple[int, int]],
     *,
     kernel: str = "linear",
@@ -746,82 +540,65 @@ def _cka(
         raise ValueError(f"unknown kernel {kernel!r}; there are 'linear' and 'rbf'")
     if not 0 < sigma < float("inf"):
         raise ValueError(f"sigma = {sigma}: must be positive, in multiples of the median distance")
-    exact = debiased or kernel == "rbf"
-    layers = _features(values, images, torch.float64 if exact else None, least=4 if debiased else 2)
+    layers = centered(values, images, exact=debiased or kernel == "rbf", least=4 if debiased else 2)
     flat = [layer for network in layers for layer in network]
     n = flat[0].n
     if kernel == "rbf":
-        kernels = [_rbf_rows(layer.x, sigma, layer.label) for layer in flat]
-        return _from_hsic(kernels, layers, pairs, debiased=debiased)
+        return _from_hsic([rbf_rows(layer, sigma) for layer in flat], layers, pairs, debiased=debiased)
     widths = [sum(layer.x.shape[1] for layer in network) for network in layers]
     products = sum(widths[a] * widths[b] for a, b in pairs) + sum(layer.x.shape[1] ** 2 for layer in flat) / 2
     if n * products > n**2 / 2 * (sum(widths) + len(flat) ** 2):
-        return _from_hsic([_linear_rows(layer.x) for layer in flat], layers, pairs, debiased=debiased)
-    norms = [np.array([_gram_norm2(layer.x) for layer in network]) for network in layers]
-    cross = {(a, b): np.array([[_sum_of_squares(x.x.T @ y.x) for y in layers[b]] for x in layers[a]]) for a, b in pairs}
+        return _from_hsic([linear_rows(layer.x) for layer in flat], layers, pairs, debiased=debiased)
+    norms = [np.array([gram_norm2(layer.x) for layer in network]) for network in layers]
+    cross = {(a, b): np.array([[sum_of_squares(x.x.T @ y.x) for y in layers[b]] for x in layers[a]]) for a, b in pairs}
     if debiased:  # centered features: the rows of a kernel sum to 0, so without its diagonal to minus that
-        squares = [torch.stack([layer.x.square().sum(1) for layer in network]) for network in layers]
-        biased = norms
-        norms = [_debias(own, (s * s).sum(1), s.sum(1) ** 2, n) for own, s in zip(norms, squares, strict=True)]
-        norms = [_or_zero(own, inner) for own, inner in zip(norms, biased, strict=True)]
+        diagonals = [torch.stack([layer.x.square().sum(1) for layer in net]).cpu().numpy() for net in layers]
+
+        def debias(inner: np.ndarray, products: np.ndarray, totals: np.ndarray) -> np.ndarray:
+            return inner - n / (n - 2) * products + totals / ((n - 1) * (n - 2))
+
         for a, b in pairs:
-            totals = squares[a].sum(1)[:, None] * squares[b].sum(1)
-            cross[a, b] = _debias(cross[a, b], squares[a] @ squares[b].T, totals, n)
+            totals = diagonals[a].sum(1)[:, None] * diagonals[b].sum(1)
+            cross[a, b] = debias(cross[a, b], diagonals[a] @ diagonals[b].T, totals)
+        own = [debias(norm, (d * d).sum(1), d.sum(1) ** 2) for norm, d in zip(norms, diagonals, strict=True)]
+        norms = [np.where(left > 1e-13 * norm, left, 0.0) for left, norm in zip(own, norms, strict=True)]  # as in hsic
     return _normalize(cross, norms, layers)
 
 
-def _debias(inner: np.ndarray, diagonals: Tensor, totals: Tensor, n: int) -> np.ndarray:
-    """Return debiased HSIC, up to a factor, from inner products of kernels and those of their diagonals."""
-    return inner - n / (n - 2) * diagonals.cpu().numpy() + totals.cpu().numpy() / ((n - 1) * (n - 2))
+def _gradient_cka(values: Named, pairs: list[tuple[int, int]], *, debiased: bool = False) -> _Matrices:
+    def gradient_rows(x: Tensor, g: Tensor) -> Rows:
+        return lambda start, end: (x[start:end] @ x[start:].T) * (g[start:end] @ g[start:].T)
 
-
-def _gradient_cka(values: _Named, pairs: list[tuple[int, int]], *, debiased: bool = False) -> _Matrices:
-    sizes, layers, kernels = [], [], []
+    features, gradients = [], []
     for network in values:
-        layers.append([])
         for label, value in network:
             if not isinstance(value, (tuple, list)) or len(value) != 2:
                 raise ValueError(f"{label}: gradient CKA takes a pair (representation, gradient)")
-            pair = [_tensor(part) for part in value]
-            if pair[0].shape != pair[1].shape:
+            shapes = [tuple(as_tensor(part).shape) for part in value]
+            if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"{label} has shape {tuple(pair[0].shape)}, its gradient {tuple(pair[1].shape)}: both belong to the"
-                    " same outputs"
+                    f"{label} has shape {shapes[0]}, its gradient {shapes[1]}: both belong to the same outputs"
                 )
-            features = []
-            for part, what in zip(pair, (label, f"the gradient of {label}"), strict=True):
-                x = _matrix(part, what, "flatten").double()
-                _check_finite(x, what)
-                norm = torch.linalg.vector_norm(x).item()
-                if norm == 0:
-                    raise ValueError(f"{what} is constant: all values are 0")
-                features.append(x * (sqrt(x.numel()) / norm))
-            sizes.append((label, len(features[0])))
-            layers[-1].append(_Features(label, features[0], noise=0.0))
-            kernels.append(_gradient_rows(*features))
-    _check_count(sizes, 4 if debiased else 2)
-    return _from_hsic(kernels, layers, pairs, debiased=debiased)
+        features.append([(label, value[0]) for label, value in network])
+        gradients.append([(f"the gradient of {label}", value[1]) for label, value in network])
+    least = 4 if debiased else 2
+    layers, slopes = (
+        centered(part, "flatten", exact=True, least=least, center=False) for part in (features, gradients)
+    )
+    pairs_of_layers = zip((x for net in layers for x in net), (g for net in slopes for g in net), strict=True)
+    return _from_hsic([gradient_rows(x.x, g.x) for x, g in pairs_of_layers], layers, pairs, debiased=debiased)
 
 
 def _from_hsic(
-    kernels: list[_Rows], layers: list[list[_Features]], pairs: list[tuple[int, int]], *, debiased: bool
+    kernels: list[Rows], layers: list[list[Centered]], pairs: list[tuple[int, int]], *, debiased: bool
 ) -> _Matrices:
-    x = layers[0][0].x
-    dtype = torch.promote_types(x.dtype, layers[-1][-1].x.dtype)
-    parts = _hsic(kernels, len(x), dtype=dtype, device=x.device, debiased=debiased)
-    hsic = parts.matrix(debiased).cpu().numpy()
-    ends = np.cumsum([0, *map(len, layers)])
-    part = [slice(start, end) for start, end in pairwise(ends)]
-    own = _or_zero(np.diag(hsic), np.diag(parts.inner.cpu().numpy()))
-    return _normalize({(a, b): hsic[part[a], part[b]] for a, b in pairs}, [own[p] for p in part], layers)
+    first = layers[0][0]
+    found = hsic(kernels, first.n, first.x.device, debiased=debiased).cpu().numpy()
+    part = [slice(start, end) for start, end in pairwise(np.cumsum([0, *map(len, layers)]))]
+    return _normalize({(a, b): found[part[a], part[b]] for a, b in pairs}, [np.diag(found)[p] for p in part], layers)
 
 
-def _or_zero(hsic: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """Return HSIC(K, K), or 0 where no more is left of ⟨K, K⟩ than rounding leaves."""
-    return np.where(hsic > 1e-13 * inner, hsic, 0.0)
-
-
-def _normalize(cross: _Matrices, norms: list[np.ndarray], layers: list[list[_Features]]) -> _Matrices:
+def _normalize(cross: _Matrices, norms: list[np.ndarray], layers: list[list[Centered]]) -> _Matrices:
     for own, network in zip(norms, layers, strict=True):
         for value, layer in zip(own, network, strict=True):
             if not value > 0:
@@ -829,45 +606,43 @@ def _normalize(cross: _Matrices, norms: list[np.ndarray], layers: list[list[_Fea
     return {(a, b): _at_most_one(c / np.sqrt(norms[a][:, None] * norms[b])) for (a, b), c in cross.items()}
 
 
-@dataclass
-class _Basis:
-    """Orthonormal directions in the space of examples, and the features' coordinates in them."""
-
-    u: Tensor  # (n, k)
-    coordinates: Tensor  # (k, p)
-
-
-def _cca(values: _Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
-    bases = [[_full_basis(layer) for layer in network] for network in _features(values, images, torch.float64)]
-    return {(a, b): _each(bases[a], bases[b], lambda x, y: _correlations(x, y).double().mean()) for a, b in pairs}
+def _cca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
+    bases = [[_directions(layer)[0] for layer in network] for network in centered(values, images, exact=True)]
+    return {(a, b): _each(bases[a], bases[b], _mean_correlation) for a, b in pairs}
 
 
 def _svcca(
-    values: _Named, pairs: list[tuple[int, int]], *, variance: float = 0.99, images: Images = "flatten"
+    values: Named, pairs: list[tuple[int, int]], *, variance: float = 0.99, images: Images = "flatten"
 ) -> _Matrices:
     if not 0 < variance <= 1:
         raise ValueError(f"variance = {variance}: must be above 0 and up to 1, as in 0.99")
-    features = _features(values, images)
-    bases = [_at_once(lambda layer: _leading_basis(layer, variance), network) for network in features]
-    return {(a, b): _each(bases[a], bases[b], lambda x, y: _correlations(x, y).double().mean()) for a, b in pairs}
+    layers = centered(values, images)
+    bases = [_at_once(lambda layer: _leading_directions(layer, variance), network) for network in layers]
+    return {(a, b): _each(bases[a], bases[b], _mean_correlation) for a, b in pairs}
 
 
-def _pwcca(values: _Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
-    def weighted(x: _Basis, y: _Basis) -> Tensor:
-        left, correlations, _ = torch.linalg.svd(x.u.T @ y.u, full_matrices=False)
-        weights = (left.T @ x.coordinates).abs().sum(1)
+def _pwcca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
+    def weighted(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
+        left, correlations, _ = torch.linalg.svd(x[0].T @ y[0], full_matrices=False)
+        weights = (left.T @ x[1]).abs().sum(1)
         return (weights * correlations.clamp(max=1)).sum() / weights.sum()
 
-    bases = [[_full_basis(layer) for layer in network] for network in _features(values, images, torch.float64)]
+    bases = [[_directions(layer) for layer in network] for network in centered(values, images, exact=True)]
     return {(a, b): _each(bases[a], bases[b], weighted) for a, b in pairs}
 
 
-def _procrustes(values: _Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
-    layers = [[_unit(layer) for layer in network] for network in _features(values, images)]
-    return {
-        (a, b): _at_most_one(_each(layers[a], layers[b], lambda x, y: torch.linalg.svdvals((x.T @ y).double()).sum()))
-        for a, b in pairs
-    }
+def _procrustes(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
+    def coordinates(x: Tensor) -> Tensor:  # of one wider than long something smaller with the same products of examples
+        if x.shape[0] >= x.shape[1]:
+            return x
+        u, s, _ = torch.linalg.svd(x.double(), full_matrices=False)
+        return (u * s).to(x.dtype)
+
+    def nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
+        return torch.linalg.svdvals((x.T @ y).double()).sum()
+
+    layers = [[coordinates(layer.x) for layer in network] for network in centered(values, images)]
+    return {(a, b): _at_most_one(_each(layers[a], layers[b], nuclear_norm)) for a, b in pairs}
 
 
 _MEASURES: dict[str, Callable[..., _Matrices]] = {
@@ -880,60 +655,32 @@ _MEASURES: dict[str, Callable[..., _Matrices]] = {
 }
 
 
-def _features(
-    values: _Named, images: str, dtype: torch.dtype | None = None, *, least: int = 2
-) -> list[list[_Features]]:
-    """Return the networks' layers, checked, centered and of one type."""
-    if dtype is None:
-        values = [[(label, _tensor(value)) for label, value in network] for network in values]
-        small = (torch.float32, torch.float16, torch.bfloat16)
-        few_digits = all(value.dtype in small for network in values for _, value in network)
-        dtype = torch.float32 if few_digits else torch.float64
-    layers = [[_Features.of(value, label, images, dtype) for label, value in network] for network in values]
-    _check_count([(layer.label, layer.n) for network in layers for layer in network], least)
-    return layers
-
-
-def _check_count(sizes: list[tuple[str, int]], least: int) -> None:
-    if (n := _common_n(sizes)) < least:
-        why = "debiased HSIC needs 4 at least" if least == 4 else f"{least} are needed at least"
-        raise ValueError(f"{sizes[0][0]} has {n} example(s): {why}")
-
-
-def _full_basis(layer: _Features) -> _Basis:
-    """Return the left singular vectors of a centered representation, without the directions that rounding made."""
+def _directions(layer: Centered) -> tuple[Tensor, Tensor]:
+    """Return orthonormal directions among the examples (n, k), without those that rounding made, and the features in
+    these coordinates (k, p)."""
     u, s, vt = torch.linalg.svd(layer.x, full_matrices=False)
-    rank = max(1, int((s > max(layer.noise, 1e-12 * s[0].item())).sum()))
-    return _Basis(u[:, :rank], s[:rank, None] * vt[:rank])
+    rank = max(1, int((s > max(layer.noise(), 1e-12 * s[0].item())).sum()))
+    return u[:, :rank], s[:rank, None] * vt[:rank]
 
 
-def _leading_basis(layer: _Features, variance: float) -> _Basis:
+def _leading_directions(layer: Centered, variance: float) -> Tensor:
     """Return the fewest left singular vectors that explain the share of variance, from the smaller Gram matrix."""
     x, (n, p) = layer.x.double(), layer.x.shape
     eigenvalues, vectors = torch.linalg.eigh(x @ x.T if n < p else x.T @ x)
     eigenvalues, vectors = eigenvalues.flip(0).clamp(min=0), vectors.flip(1)
-    floor = max(layer.noise**2, max(n, p) * torch.finfo(torch.float64).eps * eigenvalues[0].item())
+    floor = max(layer.noise() ** 2, max(n, p) * torch.finfo(torch.float64).eps * eigenvalues[0].item())
     explained = eigenvalues.cumsum(0) / eigenvalues.sum()
     count = int((explained < variance * (1 - 1e-12)).sum()) + 1
     count = max(1, min(count, int((eigenvalues > floor).sum())))
     vectors = vectors[:, :count]
     if n < p:
-        return _Basis(vectors.to(layer.x.dtype), layer.x[:0])
+        return vectors.to(layer.x.dtype)
     # The directions need float64, as small eigenvalues drown beside large ones; what is projected on them does not.
-    return _Basis(layer.x @ (vectors / eigenvalues[:count].sqrt()).to(layer.x.dtype), layer.x[:0])
+    return layer.x @ (vectors / eigenvalues[:count].sqrt()).to(layer.x.dtype)
 
 
-def _unit(layer: _Features) -> Tensor:
-    """Return a representation of unit norm; of one wider than n, its coordinates, which have the same products."""
-    x = layer.x / torch.linalg.vector_norm(layer.x)
-    if x.shape[0] >= x.shape[1]:
-        return x
-    u, s, _ = torch.linalg.svd(x.double(), full_matrices=False)
-    return (u * s).to(x.dtype)
-
-
-def _correlations(x: _Basis, y: _Basis) -> Tensor:
-    return torch.linalg.svdvals(x.u.T @ y.u).clamp(max=1)
+def _mean_correlation(u: Tensor, v: Tensor) -> Tensor:
+    return torch.linalg.svdvals(u.T @ v).clamp(max=1).double().mean()
 
 
 def _each(a: list[Any], b: list[Any], compare: Callable[[Any, Any], Tensor]) -> np.ndarray:
