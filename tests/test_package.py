@@ -27,6 +27,7 @@ ORDER = (
     "statistics",
     "curvature",
     "landscape",
+    "kernels",
     "similarity",
     "claims",
     "plotting",
