@@ -100,6 +100,8 @@ class Notebook:
         question: the first paragraph below that heading.
         defaults: the values of its parameters cell: the quick run.
         runs: name to overriding values, from ``runs.yaml``.
+        about: name to what ``runs.yaml`` says about a run: the ``document`` whose settings it has, the run or runs it
+            stands ``instead_of``, whether it ``answers`` the notebook's question.
         source: SHA-256 of the cells' kinds, sources and tags; outputs do not count.
     """
 
@@ -110,6 +112,7 @@ class Notebook:
     defaults: dict[str, Any] = field(repr=False)
     runs: dict[str, dict[str, Any]] = field(repr=False)
     source: str = field(repr=False)
+    about: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,18 @@ def _read_runs(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
                 raise LabsError(f"{path}: expected {{run: {{parameter: value}}}} under {name!r}")
             if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(run)) or run == QUICK or "-custom-" in run:
                 raise LabsError(f"{path}: {run!r} under {name!r} cannot name a run")
+            _check_about(values.get("about", {}), run, runs, where=f"{path}: {name}:{run}")
     return {name: dict(runs) for name, runs in named.items()}
+
+
+def _check_about(about: Any, run: str, runs: Mapping[str, Any], where: str) -> None:
+    kinds = {"document": str, "instead_of": str | list, "answers": bool}
+    if not isinstance(about, dict) or not all(isinstance(about[key], kinds.get(key, ())) for key in about):
+        raise LabsError(f"{where}: about takes document, instead_of and answers: true, got {about}")
+    others = about.get("instead_of", [])
+    for other in [others] if isinstance(others, str) else others:
+        if other not in runs or other == run:
+            raise LabsError(f"{where} stands instead_of {other!r}: it takes another of {', '.join(runs)}")
 
 
 def _read_notebook(path: Path, runs: dict[str, dict[str, Any]]) -> Notebook:
@@ -244,8 +258,9 @@ def _read_notebook(path: Path, runs: dict[str, dict[str, Any]]) -> Notebook:
         title=title or path.stem,
         question=question,
         defaults=_read_defaults(tagged[0], path) if tagged else {},
-        runs=runs,
+        runs={run: {key: value for key, value in values.items() if key != "about"} for run, values in runs.items()},
         source=digest.hexdigest(),
+        about={run: values.get("about", {}) for run, values in runs.items()},
     )
 
 

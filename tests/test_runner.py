@@ -53,11 +53,13 @@ def test_notebooks_are_read(tiny_lab: TinyLab) -> None:
         "02_two", defaults="n: int = 3  # many\nlr = -1e-3  # rate\nsizes = [1, 2]  # of layers\nx = None  # any"
     )
     tiny_lab.add("01_one", text="# Deep or *wide*?\n\nWho fits\n`sinc` better? And why?\n\nMore.")
-    tiny_lab.name_runs({"02_two": {"d1-big": {"n": 10}}})
+    about = {"document": "D1", "answers": True}
+    tiny_lab.name_runs({"02_two": {"d1-big": {"about": about, "n": 10}}})
     one, two = tiny_lab.load().values()
     assert (one.name, one.title, one.question) == ("01_one", "Deep or *wide*?", "Who fits sinc better?")
     assert two.defaults == {"n": 3, "lr": -0.001, "sizes": [1, 2], "x": None}
     assert two.runs == {"d1-big": {"n": 10}}
+    assert two.about == {"d1-big": about}
 
 
 @pytest.mark.parametrize("defaults", ["n = 2 * 3", "n = m = 1", "import os", "n = ", "%matplotlib inline"])
@@ -87,6 +89,10 @@ def test_a_damaged_notebook_is_named(tiny_lab: TinyLab) -> None:
         ("11_fit: [a]", "expected {run: {parameter: value}}"),
         ("[11_fit]", "expected {notebook"),
         ("11_fit: {", "is not valid YAML"),
+        ("11_fit: {a: {about: D1}}", "11_fit:a: about takes document, instead_of and answers: true, got D1"),
+        ("11_fit: {a: {about: {answers: 1}}}", "11_fit:a: about takes"),
+        ("11_fit: {a: {about: {doc: D1}}}", "11_fit:a: about takes"),
+        ("11_fit: {a: {about: {instead_of: [b]}}}", "11_fit:a stands instead_of 'b': it takes another of a"),
     ],
 )
 def test_mistakes_in_runs_yaml_are_named(tiny_lab: TinyLab, text: str, message: str) -> None:
