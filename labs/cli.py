@@ -255,10 +255,10 @@ def _book(out: Path | None, results: Path | None, without_answers: bool, jobs: i
     "page says what changed since.",
 )
 def _publish(names: tuple[str, ...], out: Path | None, stale: bool) -> int:
-    """Copy the numbers, claims and provenance of finished named runs to book/results/, for the claims page.
+    """Copy numbers, claims, figures and provenance of finished named runs to book/results/, for notebooks and book.
 
-    NOTEBOOK alone means those of its named runs that are done, no name those of all notebooks. No pictures and no
-    paths of this machine go along, and at most 100 kB a run.
+    NOTEBOOK alone means those of its named runs that are done, no name those of all notebooks. No paths of this
+    machine go along, at most 100 kB of numbers a run, and at most 60 kB a figure.
 
     \b
     labs publish 21:d1-sinc           one run

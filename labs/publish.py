@@ -1,12 +1,14 @@
 """Keeps what finished source runs found beside the book: `labs publish`.
 
 A published run is its metrics.json under ``book/results/<notebook>/<run>/``: numbers, claims and provenance, without
-pictures and without paths of the machine. The book's claims page is made from these files.
+paths of the machine; beside it lie its figures, compressed. The notebooks show them above their quick runs, and the
+book makes its pages of claims and results from them.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +18,10 @@ from typing import Any
 
 from labs import freshness, runner, site
 from labs.runner import LabsError, Notebook, Project, Run
+from labutils.files import layout, write_atomically
 
 LARGEST = 100_000  # bytes of a published metrics.json
+LARGEST_FIGURE = 60_000  # bytes of each picture
 BIGGEST_TOLD = 3
 # A run of another notebook text or with other parameters is another run, whatever one says about it.
 NEVER_PASSED_OVER = ("notebook", "parameters", "result ")
@@ -31,10 +35,10 @@ class Published:
 
     Attributes:
         run: the run.
-        path: its file beside the book.
-        size: of the file, in bytes.
+        path: its metrics.json beside the book.
+        size: of this file and the figures, in bytes.
         replaced: when the run that the file held before was started; empty where there was none.
-        changed: whether the file is not what it was before.
+        changed: whether a file is not what it was before.
     """
 
     run: Run
@@ -89,7 +93,7 @@ def choose(
 
 
 def publish(project: Project, runs: Sequence[Run], results: Path) -> list[Published]:
-    """Copy the metrics of runs to the book: all of them, or none where one is not fit.
+    """Copy metrics and figures of runs to the book: of all of them, or of none where one is not fit.
 
     Args:
         project: the lab.
@@ -100,38 +104,40 @@ def publish(project: Project, runs: Sequence[Run], results: Path) -> list[Publis
         One entry a run, in their order.
 
     Raises:
-        LabsError: a run's metrics.json is missing or another run's, holds a path of this machine, or takes more than
-            100 kB. Nothing is written then.
+        LabsError: a run's metrics.json or one of its figures is missing or another run's, holds a path of this machine,
+            or takes more than 100 kB. Nothing is written then.
     """
-    from labutils.record import write_atomically  # brings torch, which the other commands need not wait for
-
     contents = {run.label: _content(project, run, results) for run in runs}
     done = []
     for run in runs:
-        path, content = folder(project) / run.notebook.name / run.name / "metrics.json", contents[run.label]
-        before = path.read_bytes() if path.is_file() else b""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-        done.append(Published(run, path, len(content), _started(before), content != before))
+        target, files = folder(project) / run.notebook.name / run.name, contents[run.label]
+        path = target / "metrics.json"
+        before = {name: (target / name).read_bytes() for name in files if (target / name).is_file()}
+        for name, content in files.items():  # metrics.json comes last: what it names is there
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target / name, content)
+        for stray in (target / "figures").glob("*"):
+            if f"figures/{stray.name}" not in files:
+                stray.unlink()
+        size = sum(map(len, files.values()))
+        done.append(Published(run, path, size, _started(before.get("metrics.json", b"")), before != files))
     return done
 
 
 def portable(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from a run's metrics what belongs to this machine: pictures, and the folders of the data's files.
+    """Take from a run's metrics what belongs to this machine: the folders of the data's files.
 
     Args:
         metrics: what metrics.json holds.
 
     Returns:
-        A copy in which figures are told by name and alternative text, and a data file by its name.
+        A copy in which a data file is told by its name.
 
     Example:
         >>> portable({"provenance": {"data": [{"name": "mnist", "file": "/data/mnist.npz"}]}})
         {'provenance': {'data': [{'name': 'mnist', 'file': 'mnist.npz'}]}}
     """
     kept = copy.deepcopy(dict(metrics))
-    for figure in kept.get("figures", []):
-        figure.pop("file", None)
     for data in kept.get("provenance", {}).get("data", []):
         if data.get("file"):
             data["file"] = re.split(r"[\\/]", data["file"])[-1]
@@ -159,11 +165,10 @@ def _against(project: Project, run: Run, results: Path, stale: bool) -> str | No
     )
 
 
-def _content(project: Project, run: Run, results: Path) -> bytes:
-    """The file to publish for a run."""
-    from labutils.record import layout
-
-    path = run.folder(results) / "metrics.json"
+def _content(project: Project, run: Run, results: Path) -> dict[str, bytes]:
+    """The files to publish for a run, by name: its figures, and at the end metrics.json."""
+    source = run.folder(results)
+    path = source / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -172,8 +177,19 @@ def _content(project: Project, run: Run, results: Path) -> bytes:
     if recorded != run.label:
         raise LabsError(f"{path} is that of {recorded}, not of {run.label}")
     kept = portable(metrics)
+    provenance = kept.setdefault("provenance", {})
+    made_by = (freshness.read_record(source) or {}).get("stamp", {})
+    provenance["made_by"] = {name: value for name, value in made_by.items() if name != "parameters"}
     if changed := freshness.status(project, run, results).changed:
-        kept["provenance"] = kept.get("provenance", {}) | {"changed_since": list(changed)}
+        provenance["changed_since"] = list(changed)
+    files = {}
+    for figure in kept.get("figures", []):
+        try:
+            suffix, content = compress((source / figure["file"]).read_bytes())
+        except OSError:
+            raise LabsError(f"{run.label} cannot be published: its figure {figure['file']} is missing") from None
+        figure["file"] = str(Path(figure["file"]).with_suffix(suffix).as_posix())
+        files[figure["file"]] = content
     for where, text in _texts(kept):
         if found := _MACHINE_PATH.search(text):
             raise LabsError(
@@ -183,7 +199,38 @@ def _content(project: Project, run: Run, results: Path) -> bytes:
     content = (layout(kept) + "\n").encode()
     if len(content) > LARGEST:
         raise LabsError(_too_big(run, kept, len(content)))
-    return content
+    return files | {"metrics.json": content}
+
+
+def compress(picture: bytes) -> tuple[str, bytes]:
+    """Make a picture at most 60 kB large: without loss if that will do, else with as little as it takes.
+
+    Args:
+        picture: a PNG file.
+
+    Returns:
+        The ending of its name and the content: of the smaller one of PNG and WebP.
+    """
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+
+    def webp(**options: Any) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, format="webp", method=4, **options)
+        return buffer.getvalue()
+
+    smallest = webp(lossless=True)
+    if len(picture) <= min(len(smallest), LARGEST_FIGURE):
+        return ".png", picture
+    while len(smallest) > LARGEST_FIGURE:
+        for quality in (90, 75, 60):
+            smallest = min(smallest, webp(quality=quality), key=len)
+            if len(smallest) <= LARGEST_FIGURE:
+                return ".webp", smallest
+        image = image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS)
+        smallest = webp(quality=75)
+    return ".webp", smallest
 
 
 def _too_big(run: Run, metrics: Mapping[str, Any], size: int) -> str:

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment, and where the project is: what every other module may rely on.
+"""Files that are whole at every moment, their hashes, readable JSON, and where the project is.
 
 It imports nothing but Python's own library, so that the command starts at once.
 """
@@ -6,8 +6,11 @@ It imports nothing but Python's own library, so that the command starts at once.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str, *, sync: bool = False) -> None:
@@ -72,3 +75,39 @@ def find_project(start: Path | None = None) -> Path | None:
     """
     here = (start or Path.cwd()).absolute()
     return next((path for path in (here, *here.parents) if (path / "notebooks" / "runs.yaml").is_file()), None)
+
+
+def layout(document: Mapping[str, Any]) -> str:
+    """Return JSON with one line an entry of each section: readable, and a long curve stays one line.
+
+    Args:
+        document: The sections by name, of what JSON knows.
+
+    Returns:
+        The text of a metrics.json, without a line break at its end.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+
+    Example:
+        >>> print(layout({"run": "quick", "metrics": {"loss": [0.5, 0.25], "epochs": 2}}))
+        {
+         "run": "quick",
+         "metrics": {
+          "loss": [0.5, 0.25],
+          "epochs": 2
+         }
+        }
+    """
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    def section(value: Any) -> str:
+        if isinstance(value, dict) and value:
+            return "{\n  " + ",\n  ".join(f"{line(key)}: {line(item)}" for key, item in value.items()) + "\n }"
+        if isinstance(value, list) and value:
+            return "[\n  " + ",\n  ".join(map(line, value)) + "\n ]"
+        return line(value)
+
+    return "{\n " + ",\n ".join(f"{line(key)}: {section(value)}" for key, value in document.items()) + "\n}"

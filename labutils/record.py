@@ -11,13 +11,12 @@ import base64
 import copy
 import html
 import io
-import json
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -31,9 +30,11 @@ import torch
 from numpy.typing import ArrayLike
 from PIL import Image, ImageChops
 
+from labutils import published
 from labutils.claims import SLUG, Claim, Claims, as_slug, judge
-from labutils.files import find_project, write_atomically
+from labutils.files import find_project, layout, write_atomically
 from labutils.plotting import use_style
+from labutils.published import SourceRuns
 from labutils.statistics import Interval, Kind
 
 try:
@@ -115,7 +116,7 @@ class Record:
         self._provenance = _provenance(self.parameters.get("device"))
         self._data: dict[tuple[str, str], dict[str, Any]] = {}
         self._metrics: dict[str, tuple[Any, bool]] = {}
-        self._figures: dict[str, dict[str, str]] = {}
+        self._figures: dict[str, dict[str, Any]] = {}
         self._claims: dict[str, Claim] = {}
         self._figure_folder.mkdir(parents=True, exist_ok=True)
         self._write()
@@ -155,7 +156,7 @@ class Record:
         self._metrics |= {name: _as_json(value, f"metric {name!r}") for name, value in numbers.items()}
         self._write()
 
-    def figure(self, figure: Figure, name: str, *, alt: str) -> SavedFigure:
+    def figure(self, figure: Figure, name: str, *, alt: str, key: bool = False) -> SavedFigure:
         """Save a figure as figures/NAME.png, close it and return it for display; a figure of that name is replaced.
 
         Args:
@@ -164,6 +165,7 @@ class Record:
                 axis is switched off, as for pictures, a title (or the figure's `suptitle`) stands for it.
             name: Lower-case words joined by "-" or "_", such as "loss-by-epoch".
             alt: What there is to see, for those who cannot see it: kind of plot, axes and finding.
+            key: Whether it answers the question of the notebook: those of a source run stand above the quick run.
 
         Returns:
             The figure, to be displayed as the last value of a cell.
@@ -189,7 +191,7 @@ class Record:
             plt.close(figure)
         file = f"figures/{name}.png"
         write_atomically(self.folder / file, png)
-        self._figures[name] = {"name": name, "file": file, "alt": alt}
+        self._figures[name] = {"name": name, "file": file, "alt": alt, "key": key}
         self._write()
         return SavedFigure(name, alt, png)
 
@@ -255,6 +257,22 @@ class Record:
         self._write()
         claim.show()
         return claim
+
+    def source_runs(self, *, show: str | Sequence[str] | None = None) -> SourceRuns:
+        """Return what the published source runs of this notebook found, to be displayed: figures, claims, settings.
+
+        Nothing is computed: book/results of the project (or of a release) is read. Every named run is told, with what
+        of it differs from the document's own settings, and whether it has been published.
+
+        Args:
+            show: Names of the runs to show at once, the others are folded up below; by default those that answer the
+                notebook's question (`answers: true` in runs.yaml).
+
+        Raises:
+            ValueError: If runs.yaml has no run of a name.
+        """
+        runs = published.load(find_project() or Path.cwd(), self.notebook)
+        return SourceRuns(tuple(runs), tuple(published.choose(runs, show)))
 
     def claims(self) -> Claims:
         """Return all claims so far as one table, to be displayed."""
@@ -418,42 +436,6 @@ def _as_json(value: Any, name: str) -> tuple[Any, bool]:
     raise TypeError(
         f"{name}: a {type(value).__name__} cannot be recorded; use numbers, strings, arrays, and lists or dicts of them"
     )
-
-
-def layout(document: Mapping[str, Any]) -> str:
-    """Return JSON with one line an entry of each section: readable, and a long curve stays one line.
-
-    Args:
-        document: The sections by name, of what JSON knows.
-
-    Returns:
-        The text of a metrics.json, without a line break at its end.
-
-    Raises:
-        ValueError: If a number is NaN or infinite.
-
-    Example:
-        >>> print(layout({"run": "quick", "metrics": {"loss": [0.5, 0.25], "epochs": 2}}))
-        {
-         "run": "quick",
-         "metrics": {
-          "loss": [0.5, 0.25],
-          "epochs": 2
-         }
-        }
-    """
-
-    def line(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-    def section(value: Any) -> str:
-        if isinstance(value, dict) and value:
-            return "{\n  " + ",\n  ".join(f"{line(key)}: {line(item)}" for key, item in value.items()) + "\n }"
-        if isinstance(value, list) and value:
-            return "[\n  " + ",\n  ".join(map(line, value)) + "\n ]"
-        return line(value)
-
-    return "{\n " + ",\n ".join(f"{line(key)}: {section(value)}" for key, value in document.items()) + "\n}"
 
 
 def _provenance(device: object) -> dict[str, Any]:

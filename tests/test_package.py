@@ -30,6 +30,7 @@ ORDER = (
     "kernels",
     "similarity",
     "claims",
+    "published",
     "plotting",
     "record",
     "exercise",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from labs import cli, freshness, publish, runner
 from labs.publish import Published
 from labs.runner import LabsError
-from labutils.record import layout
+from labutils.files import layout
 from tests.conftest import ROOT, TinyLab
 
 DATA = {"name": "mnist", "fingerprint": "ab" * 32, "train": 60, "validation": 0, "test": 10}
@@ -24,6 +27,17 @@ def lab(tiny_lab: TinyLab) -> TinyLab:
     tiny_lab.add("22_image")
     tiny_lab.name_runs({"21_fit": {"d1": {"n": 9}, "d2": {"n": 8}}, "22_image": {"d1": {}}})
     return tiny_lab
+
+
+def picture(width: int = 64, *, noise: bool = False) -> bytes:
+    """A PNG file: stripes, which any format makes small, or noise, which none does."""
+    pixels = np.zeros((width, width, 3), np.uint8)
+    pixels[::8] = 255
+    if noise:
+        pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def metrics_of(name: str, run: str, **more: Any) -> dict[str, Any]:
@@ -44,7 +58,7 @@ def finish(lab: TinyLab, label: str, metrics: dict[str, Any] | None = None, **re
     run = lab.run(label)
     folder = run.folder(lab.results)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    (folder / "figures" / "fit.png").write_bytes(b"PNG")
+    (folder / "figures" / "fit.png").write_bytes(picture())
     (folder / "metrics.json").write_text(layout(metrics or metrics_of(run.notebook.name, run.name)))
     made = {"status": "done", "parameters": run.parameters, "stamp": freshness.stamp(lab.project, run), "data": []}
     made |= {"files": ["figures/fit.png", "metrics.json"], "seconds": 61.5, "error": None}
@@ -65,20 +79,45 @@ def publish_all(lab: TinyLab, *names: str, stale: bool = False) -> list[Publishe
 # --- What is published -------------------------------------------------------------------------------------------
 
 
-def test_numbers_claims_and_provenance_go_along_pictures_and_paths_do_not(lab: TinyLab) -> None:
+def test_numbers_claims_figures_and_what_made_them_go_along_paths_do_not(lab: TinyLab) -> None:
     finish(lab, "21_fit:d1")
     [done] = publish_all(lab, "21:d1")
     assert done.path == lab.root / "book" / "results" / "21_fit" / "d1" / "metrics.json"
-    assert [path.name for path in done.path.parent.iterdir()] == ["metrics.json"]
     text = done.path.read_text()
-    assert done.size == len(text.encode())
-    assert "ann" not in text
     kept, recorded = json.loads(text), metrics_of("21_fit", "d1")
-    assert kept.pop("figures") == [{"name": "fit", "alt": "A curve through its points."}]
+    [figure] = kept.pop("figures")
+    assert (figure["name"], figure["alt"]) == ("fit", "A curve through its points.")
+    image = done.path.parent / figure["file"]
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(io.BytesIO(picture())).convert("RGB"))
+    )
+    assert done.size == len(text.encode()) + image.stat().st_size
+    assert "ann" not in text
     assert kept["provenance"].pop("data") == [DATA | {"file": "mnist.npz"}]
+    made_by = kept["provenance"].pop("made_by")
+    assert made_by["code"] == freshness.stamp(lab.project, lab.run("21_fit:d1"))["code"]
     recorded.pop("figures")
     recorded["provenance"].pop("data")
     assert kept == recorded  # to the last digit
+
+
+def test_figures_that_a_run_no_longer_has_go(lab: TinyLab) -> None:
+    finish(lab, "21_fit:d1")
+    publish_all(lab, "21:d1")
+    finish(lab, "21_fit:d1", metrics_of("21_fit", "d1", figures=[]))
+    [done] = publish_all(lab, "21:d1")
+    assert [path.name for path in done.path.parent.rglob("*") if path.is_file()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_picture_is_at_most_60_kb_large_and_loses_only_what_it_must(noise: bool) -> None:
+    original = picture(500, noise=noise)
+    suffix, content = publish.compress(original)
+    before, after = (Image.open(io.BytesIO(one)).convert("RGB") for one in (original, content))
+    assert len(content) <= publish.LARGEST_FIGURE
+    assert Image.open(io.BytesIO(content)).format == suffix.removeprefix(".").upper()
+    assert (before.tobytes() == after.tobytes()) is not noise
+    assert abs(after.width / after.height - 1) < 0.01
 
 
 def test_portable_leaves_what_it_was_given() -> None:
@@ -163,6 +202,13 @@ def test_results_that_are_gone(lab: TinyLab) -> None:
         choose(lab, "21:d1", stale=True)
 
 
+def test_a_figure_that_is_gone(lab: TinyLab) -> None:
+    folder = finish(lab, "21_fit:d1", files=[])
+    (folder / "figures" / "fit.png").unlink()
+    with pytest.raises(LabsError, match=r"its figure figures/fit\.png is missing"):
+        publish_all(lab, "21:d1")
+
+
 def test_a_run_that_recorded_nothing(lab: TinyLab) -> None:
     folder = finish(lab, "21_fit:d1", files=[])
     (folder / "metrics.json").unlink()
@@ -204,11 +250,11 @@ def test_a_write_that_fails_leaves_the_earlier_file(lab: TinyLab, monkeypatch: p
     def no_room(*paths: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("labutils.record.os.replace", no_room)
+    monkeypatch.setattr("labutils.files.os.replace", no_room)
     with pytest.raises(OSError, match="no space left"):
         publish_all(lab, "21:d1")
     assert done.path.read_bytes() == before
-    assert [path.name for path in done.path.parent.iterdir()] == ["metrics.json"]
+    assert sorted(path.name for path in done.path.parent.iterdir()) == ["figures", "metrics.json"]
 
 
 # --- The command -------------------------------------------------------------------------------------------------
@@ -231,7 +277,7 @@ def test_the_command(lab: TinyLab, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     told = labs("21")
     assert (told.code, told.err) == (0, "")
     first, second = told.out.splitlines()
-    assert first.startswith("21_fit:d1: book/results/21_fit/d1/metrics.json (0.")
+    assert first.startswith("21_fit:d1: book/results/21_fit/d1/metrics.json (1.")
     assert first.endswith(" kB), new")
     assert second.startswith("21_fit:d2: not published, it is stale (code, ")
     assert labs("21:d1").out.endswith("unchanged\n")
@@ -257,4 +303,7 @@ def test_what_is_published_is_small_has_no_paths_and_belongs_to_a_named_run() ->
         assert path.stat().st_size <= publish.LARGEST
         found = [text for _, text in publish._texts(metrics) if publish._MACHINE_PATH.search(text)]
         assert found == []
-        assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
+        files = {file for file in path.parent.rglob("*") if file.is_file() and file != path}
+        assert all(file.stat().st_size <= publish.LARGEST_FIGURE for file in files)
+        if "made_by" in metrics["provenance"]:  # earlier ones came without their figures
+            assert files == {path.parent / figure["file"] for figure in metrics["figures"]}

@@ -328,10 +328,13 @@ def test_a_failed_write_leaves_the_old_record_and_no_scrap(folder, run, monkeypa
 
 
 def test_a_figure_is_saved_recorded_closed_and_displayed(folder, run):
-    shown = run.figure(labeled(), "loss-by_epoch", alt=" A line rising\n from 1 to 3. ")
+    shown = run.figure(labeled(), "loss-by_epoch", alt=" A line rising\n from 1 to 3. ", key=True)
     file = folder / "figures" / "loss-by_epoch.png"
     assert read(folder)["figures"] == [
-        {"name": "loss-by_epoch", "file": "figures/loss-by_epoch.png", "alt": "A line rising from 1 to 3."}
+        {
+            **{"name": "loss-by_epoch", "file": "figures/loss-by_epoch.png", "key": True},
+            "alt": "A line rising from 1 to 3.",
+        }
     ]
     assert plt.get_fignums() == []
     assert repr(shown) == "Figure loss-by_epoch: A line rising from 1 to 3."

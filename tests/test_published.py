@@ -1,0 +1,161 @@
+"""labutils.published: what a notebook shows of its source runs."""
+
+import base64
+from pathlib import Path
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+from labutils import published, record
+from labutils.claims import judge
+from labutils.files import layout
+
+ABOUT = {
+    "d1": {"about": {"document": "D1"}, "n_train": 60000, "seeds": 5},
+    "d2": {
+        "about": {"document": "D2", "answers": True},
+        **{"n_train": 50000, "epochs": {"a": 25}, "experiments": ["a"], "rates": [1, 2], "augment": True},
+    },
+    "d2-short": {"about": {"document": "D2", "instead_of": "d2"}, "n_train": 5000, "epochs": {"a": 5, "b": 5}},
+    "more": {"n_train": 10},
+}
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "runs.yaml").write_text(yaml.safe_dump({"42_width": ABOUT}, sort_keys=False))
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return tmp_path
+
+
+def publish(root: Path, name: str, claims: list | None = None, **parameters: object) -> None:
+    folder = root / "book" / "results" / "42_width" / name
+    (folder / "figures").mkdir(parents=True)
+    for figure in ("first", "second"):
+        (folder / "figures" / f"{figure}.png").write_bytes(PICTURE)
+    if claims is None:
+        options = {"source": "D2 <1-3>", "measured": [1.0, 1.1, 1.2, 1.3, 1.2], "above": 0, "unit": "<nats>"}
+        claims = [judge("a", "Wide & <deep>.", **options), judge("b", "The answer.", key=True, **options)]
+        claims = [claim.as_json() for claim in claims]
+    metrics = {
+        "parameters": {key: value for key, value in ABOUT[name].items() if key != "about"} | parameters,
+        "claims": claims,
+        "figures": [
+            {"name": "first", "file": "figures/first.png", "alt": "First.", "key": False},
+            {"name": "second", "file": "figures/second.png", "alt": 'Second "alt" <b>.', "key": True},
+        ],
+        "provenance": {"data": [{"name": "mnist", "train": 60000, "test": 10000}]},
+        "time": {"started": "2026-11-20T10:00:00+00:00"},
+    }
+    (folder / "metrics.json").write_text(layout(metrics))
+
+
+def show(root: Path, **options: object) -> BeautifulSoup:
+    run = record.start("42_width", {})
+    shown = run.source_runs(**options)
+    assert all(words in repr(shown) for words in ("d1", "d2", "more"))
+    return BeautifulSoup(shown._repr_html_(), "html.parser")
+
+
+def test_nothing_published_is_said_plainly(root: Path) -> None:
+    page = show(root)
+    assert page.p.text == "No source run of this notebook has been published yet (d1, d2, d2-short, more)."
+    assert "d2: at D2's own settings · not published yet: labs run 42_width:d2" in page.text
+    assert page.img is None
+
+
+def test_the_run_that_answers_the_question_comes_first_with_key_figure_and_key_claim(root: Path) -> None:
+    publish(root, "d1")
+    publish(root, "d2")
+    page = show(root)
+    head, *_ = page.find_all("p")
+    told = "d2: at D2's own settings · mnist (60,000 to train, 10,000 to test) · 5 seeds · 2026-11-20"
+    assert head.text == told
+    shown = page.img
+    assert shown["alt"] == 'Second "alt" <b>.'
+    assert shown["src"] == f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
+    [claim] = page.ul.find_all("li")
+    assert claim.text.startswith(
+        "✔ supported: The answer. (D2 <1-3>)measured 1.16 [1.02, 1.30] <nats>, needs more than 0"
+    )
+    assert page.find(["b", "deep", "nats"]) is None
+    assert [one.summary.strong.text for one in page.find_all("details")] == ["d1"]
+    assert "The answer." in page.details.text
+    assert "#" not in page.prettify().replace("&#", "")  # no colors of its own, no links that break elsewhere
+
+
+def test_a_shortened_run_says_so_and_by_how_much(root: Path) -> None:
+    publish(root, "d2-short", experiments=["a", "b"], rates=[1, 3], augment=False)
+    page = show(root)
+    first, second, *_ = page.find_all("p")
+    assert first.text.startswith("d2-short: a shortened run in place of d2 · ")
+    assert second.text == (
+        "Not as in the document: n_train 5,000 instead of 50,000; epochs of a 5 instead of 25; "
+        "rates [1, 3] instead of [1, 2]; augment off instead of on."
+    )
+
+
+def test_a_published_run_with_other_settings_than_runs_yaml_says_so(root: Path) -> None:
+    publish(root, "d1", seeds=3)
+    assert "d1: D1's experiment · " in show(root).text
+    assert "Not as in the document: seeds 3 instead of 5." in show(root).text
+
+
+def test_runs_of_before_are_shown_and_marked(root: Path) -> None:
+    entry = {
+        "text": "It <b>grows</b>",
+        "source": "D1",
+        "verdict": "inconclusive",
+        "reason": "includes 0",
+        "evidence": "nats",
+    }
+    interval = {"mean": 1.0, "low": None, "high": None, "n": 1, "confidence": 0.95}
+    publish(root, "d1", claims=[entry | {"measure": "mean effect", "interval": interval, "values": [1.0]}])
+    text = show(root).text
+    assert "Recorded by an earlier version of this lab" in text
+    assert "? inconclusive: It <b>grows</b> (D1)measured 1 nats, needs more than 0 · 1 seed · includes 0" in text
+    assert " · 1 seed · 2026" in text
+
+
+def test_runs_can_be_asked_for(root: Path) -> None:
+    publish(root, "d1")
+    publish(root, "d2")
+    assert show(root, show="d1").summary.text.startswith("d2:")
+    assert show(root, show=["d1", "d2"]).details is None
+    with pytest.raises(ValueError, match=r"no source run 'd3'; there are d1, d2, d2-short, more in runs\.yaml"):
+        record.start("42_width", {}).source_runs(show="d3")
+
+
+@pytest.mark.parametrize(
+    ("there", "first"),
+    [
+        (["d1", "d2", "d2-short"], ["d2"]),
+        (["d1", "d2-short"], ["d2-short"]),
+        (["d1", "more"], ["d1"]),
+        (["more"], ["more"]),
+    ],
+)
+def test_which_run_is_shown(root: Path, there: list[str], first: list[str]) -> None:
+    for name in there:
+        publish(root, name)
+    assert [run.name for run in published.choose(published.load(root, "42_width"))] == first
+
+
+def test_a_notebook_without_named_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert repr(record.start("42_width", {}).source_runs()) == "No source runs are named for this notebook."
+
+
+def test_what_the_lab_has_published_can_be_shown() -> None:
+    root = Path(__file__).parents[1]
+    named = yaml.safe_load((root / "notebooks" / "runs.yaml").read_text())
+    for notebook in named:
+        runs = published.load(root, notebook)
+        text = repr(published.SourceRuns(tuple(runs), tuple(published.choose(runs))))
+        assert all(run.name in text for run in runs)
+        assert any(run.answers for run in runs), f"{notebook}: no run of runs.yaml answers its question"
