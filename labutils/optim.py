@@ -2,7 +2,8 @@
 
 Both take the place of their namesakes in `torch.optim` (parameter groups, `state_dict`, schedulers), and
 train many models at once: when every parameter is a *stack* with leading dimension K, one slice a model,
-a hyperparameter may be a sequence of K values, one a model.
+a hyperparameter may be a sequence of K values, one a model. Parameters are float32 or float64. What else torch's
+optimizers offer (`maximize`, `amsgrad`, sparse gradients, …) is refused, in a loaded `state_dict`, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class _StackedOptimizer(torch.optim.Optimizer):
     """What both share: hyperparameters with one value a model, their checks, and the loop over groups."""
 
     per_model: tuple[str, ...] = ()  # the hyperparameters that may hold one value a model
+    kept: frozenset[str] = frozenset()  # what is kept of each parameter from step to step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with hyperparameters of its own.
@@ -35,24 +37,42 @@ class _StackedOptimizer(torch.optim.Optimizer):
             param_group: `{"params": …, "lr": …}`; what is left out takes the optimizer's value.
 
         Raises:
-            ValueError: a hyperparameter is out of range, or does not fit the parameters' leading dimension.
+            ValueError: a hyperparameter is out of range, not supported, or does not fit the parameters' leading
+                dimension; parameters of another type than float32 and float64.
         """
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
         try:
-            for name in self.per_model:
-                group[name] = _number_or_vector(name, group[name])
-            self._check(group)
-            _check_stack(group["params"], {name: group[name] for name in self.per_model})
-        except (TypeError, ValueError):
+            self._prepare(self.param_groups[-1])
+        except ValueError:
             self.param_groups.pop()
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # a state_dict of torch's own optimizer may lack a setting
-            for name, value in self.defaults.items():
+        """Take over a state, such as one of torch's own optimizer; one that means something else changes nothing."""
+        for group in state["param_groups"]:  # torch's may lack a setting
+            for name, value in (state.get("defaults") or self.defaults).items():
                 group.setdefault(name, value)
+            self._prepare(group)
+        strange = {name for each in state["state"].values() for name in each} - self.kept
+        if strange:
+            raise ValueError(
+                f"a state with {', '.join(sorted(strange))} belongs to another optimizer, or to an option"
+                " that is not supported"
+            )
+        super().__setstate__(state)
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        """Make plain numbers or vectors of the hyperparameters, and refuse what this optimizer cannot do."""
+        for name in ("maximize", "amsgrad", "differentiable"):
+            if group.get(name):
+                raise ValueError(f"{name} is not supported here; torch.optim has it")
+        for i, p in enumerate(group["params"]):
+            if p.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"parameter {i} is {p.dtype}: float32 or float64 is needed; torch.optim takes others")
+        for name in self.per_model:
+            group[name] = _number_or_vector(name, group[name])
+        self._check(group)
+        _check_stack(group["params"], {name: group[name] for name in self.per_model})
 
     def _check(self, group: dict[str, Any]) -> None:
         """Refuse hyperparameters that are out of range."""
@@ -72,18 +92,23 @@ class _StackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        work = []
+        for group in self.param_groups:  # the values may be others than at the start: all are checked before any step
             values = {name: _at_step(name, group[name]) for name in self.per_model}
             params = [p for p in group["params"] if p.grad is not None]
             stacked = any(map(_is_vector, values.values()))
-            if stacked:  # the values may be others than at the start
+            if stacked:
                 _check_stack(params, values)
-            for when, rows in self._rows(params, values).items():
+            if any(p.grad.is_sparse for p in params):
+                raise ValueError("sparse gradients are not supported here; torch.optim takes them")
+            work.append((group | values, params, stacked))
+        for group, params, stacked in work:
+            for when, rows in self._rows(params, group).items():
                 for block in _blocks(rows, stacked):
-                    self._update(group | values, when, *block)
+                    self._update(group, when, *block)
         return loss
 
-    def _rows(self, params: list[Tensor], values: dict[str, Any]) -> dict[int, list[tuple[Tensor, ...]]]:
+    def _rows(self, params: list[Tensor], group: dict[str, Any]) -> dict[int, list[tuple[Tensor, ...]]]:
         """Rows of p, its gradient and what is kept from step to step, under what the step number decides."""
         raise NotImplementedError
 
@@ -133,6 +158,7 @@ class SGD(_StackedOptimizer):
     """
 
     per_model = ("lr", "momentum", "dampening", "weight_decay")
+    kept = frozenset({"momentum_buffer"})
 
     def __init__(
         self,
@@ -162,13 +188,13 @@ class SGD(_StackedOptimizer):
                 f"got momentum {_show(group['momentum'])} and dampening {_show(group['dampening'])}"
             )
 
-    def _rows(self, params: list[Tensor], values: dict[str, Any]) -> dict[int, list[tuple[Tensor, ...]]]:
-        if not _any(values["momentum"]):
+    def _rows(self, params: list[Tensor], group: dict[str, Any]) -> dict[int, list[tuple[Tensor, ...]]]:
+        if not _any(group["momentum"]):
             return {False: [(p, p.grad) for p in params]}
         rows = {True: [], False: []}  # is it the first step?
         for p in params:
             state = self.state[p]
-            first = "momentum_buffer" not in state
+            first = state.get("momentum_buffer") is None
             if first:
                 state["momentum_buffer"] = torch.zeros_like(p)
             rows[first].append((p, p.grad, state["momentum_buffer"]))
@@ -236,6 +262,7 @@ class Adam(_StackedOptimizer):
     """
 
     per_model = ("lr", "weight_decay")
+    kept = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
     def __init__(
         self,
@@ -251,19 +278,23 @@ class Adam(_StackedOptimizer):
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
-            "decoupled": decoupled,
+            "decoupled_weight_decay": decoupled,  # torch's own name
         }
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any]) -> None:
+        group["eps"] = _number("eps", group["eps"])
+        group["betas"] = tuple(_number(f"betas[{i}]", beta) for i, beta in enumerate(group["betas"]))
+        if "decoupled" in group:
+            group["decoupled_weight_decay"] = group.pop("decoupled")
         _refuse_negative("learning rate", group["lr"])
         _refuse_negative("epsilon value", group["eps"])
         _refuse_negative("weight_decay value", group["weight_decay"])
         for i, beta in enumerate(group["betas"]):
-            if not isinstance(beta, float | int) or not 0 <= beta < 1:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta} (must be one number in [0, 1))")
+            if not 0 <= beta < 1:
+                raise ValueError(f"Invalid beta parameter at index {i}: {beta} (must be in [0, 1))")
 
-    def _rows(self, params: list[Tensor], values: dict[str, Any]) -> dict[int, list[tuple[Tensor, ...]]]:
+    def _rows(self, params: list[Tensor], group: dict[str, Any]) -> dict[int, list[tuple[Tensor, ...]]]:
         rows: dict[int, list[tuple[Tensor, ...]]] = {}
         for p in params:
             state = self.state[p]
@@ -278,7 +309,7 @@ class Adam(_StackedOptimizer):
         m, v = state
 
         if _any(weight_decay):
-            if group["decoupled"]:
+            if group["decoupled_weight_decay"]:
                 torch._foreach_mul_(p, _factors(1 - lr * weight_decay, p))
             else:
                 g = _add(g, weight_decay, p)
@@ -300,9 +331,12 @@ class Adam(_StackedOptimizer):
 
 def _number_or_vector(name: str, value: Value) -> float | Tensor:
     """One number as a float; K numbers, one a model, as a float64 tensor of shape (K,)."""
-    if isinstance(value, (int, float)):
+    if type(value) in (int, float):
         return value
-    vector = torch.as_tensor(value, dtype=torch.float64).detach()
+    try:
+        vector = torch.as_tensor(value, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} = {value!r}: one number, or one number a model, is needed") from None
     if vector.ndim == 0:
         return float(vector)
     if vector.ndim > 1 or len(vector) == 0:
@@ -326,6 +360,13 @@ def _at_step(name: str, value: Value) -> float | Tensor:
 
 def _show(value: float | Tensor) -> str:
     return str(value.tolist() if _is_vector(value) else value)
+
+
+def _number(name: str, value: Any) -> float:
+    value = _number_or_vector(name, value)
+    if _is_vector(value):
+        raise ValueError(f"{name} must be one number for all models, got {_show(value)}")
+    return value
 
 
 def _refuse_negative(name: str, value: float | Tensor) -> None:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -321,6 +322,62 @@ def test_training_goes_on_from_a_state_dict(make: Any, other: Any) -> None:
         assert_equal_bits(continued, whole)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, amsgrad=True),
+        lambda p: torch.optim.Adam(p, maximize=True),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, maximize=True),
+        lambda p: torch.optim.SGD(p, 0.1, differentiable=True),
+        lambda p: torch.optim.NAdam(p),
+        lambda p: torch.optim.Adagrad(p),
+        lambda p: torch.optim.Adam(p),  # for SGD
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),  # for Adam
+    ],
+    ids=["amsgrad", "maximize", "sgd maximize", "differentiable", "nadam", "adagrad", "adam", "sgd"],
+)
+def test_a_state_that_means_something_else_is_refused_and_changes_nothing(make: Any) -> None:
+    parameters = make_parameters()
+    theirs = make(parameters)
+    if "differentiable" not in theirs.defaults or not theirs.defaults["differentiable"]:
+        set_gradients(parameters)
+        theirs.step()
+    others = [optim.SGD] if isinstance(theirs, torch.optim.Adam) else [optim.Adam]
+    if theirs.defaults.get("maximize") or theirs.defaults.get("amsgrad") or theirs.defaults["differentiable"]:
+        others = [optim.SGD, optim.Adam]
+    for kind in others:
+        parameters = make_parameters()
+        ours = kind(parameters, 0.01, weight_decay=0.1)
+        train(lambda _, ours=ours: ours, parameters, steps=2)
+        before = copy.deepcopy(ours.state_dict())
+        with pytest.raises(ValueError, match=r"is not supported|belongs to another optimizer"):
+            ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["maximize", "amsgrad", "differentiable"])
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
+def test_a_group_cannot_ask_for_what_is_not_supported(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is not supported"):
+        make([{"params": make_parameters(), name: True}], 0.1)
+
+
+def test_decoupled_decay_travels_with_the_state() -> None:
+    makes = [
+        lambda p: torch.optim.AdamW(p, 0.02, weight_decay=0.3),
+        lambda p: optim.Adam(p, 0.02, weight_decay=0.3, decoupled=True),
+        lambda p: optim.Adam([{"params": p, "decoupled": True}], 0.02, weight_decay=0.3),
+    ]
+    whole = train(makes[0], make_parameters(), steps=40)
+    for first, then in itertools.product(makes, [*makes, optim.Adam, torch.optim.Adam]):
+        parameters = make_parameters()
+        before = first(parameters)
+        train(lambda _, before=before: before, parameters, steps=15)
+        after = then(parameters)
+        after.load_state_dict(before.state_dict())
+        assert_equal_bits(train(lambda _, after=after: after, parameters, steps=25), whole)
+
+
 def test_state_dict_has_the_names_of_torch() -> None:
     parameters = make_parameters()
     for ours, torchs in [
@@ -490,6 +547,8 @@ def test_adam_refuses_what_torch_refuses(options: dict[str, Any]) -> None:
         ({"momentum": 0.9, "dampening": [0, 0, 0, 0.5], "nesterov": True}, "zero dampening"),
         ({"lr": [0.1, 0.2]}, r"lr has 2 values.*leading dimension 2; parameter 0 has shape \(4, 13, 5\)"),
         ({"lr": []}, r"lr must be one number or one number a model"),
+        ({"lr": "fast"}, r"lr = 'fast': one number"),
+        ({"lr": None}, r"lr = None: one number"),
         ({"momentum": [[0.9] * 4]}, r"momentum must be one number or one number a model.*\(1, 4\)"),
     ],
     ids=str,
@@ -504,13 +563,55 @@ def test_sgd_refuses_values_that_fit_no_stack(options: dict[str, Any], message: 
     [
         ({"lr": [0.1, 0.2]}, "lr has 2 values"),
         ({"weight_decay": [0.1]}, "weight_decay has 1 values"),
-        ({"betas": ([0.9] * 4, 0.999)}, "Invalid beta parameter at index 0.*one number"),
+        ({"eps": [1e-8] * 4}, "eps must be one number for all models"),
+        ({"betas": ([0.9] * 4, 0.999)}, r"betas\[0\] must be one number for all models"),
     ],
     ids=str,
 )
 def test_adam_refuses_values_that_fit_no_stack(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         optim.Adam(make_parameters(), **options)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, torch.tensor, lambda v: torch.tensor(v).double()])
+def test_numbers_of_every_kind_are_numbers(number: Callable[[float], Any]) -> None:
+    for value, ours, torchs in [
+        ({"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, optim.SGD, torch.optim.SGD),
+        ({"lr": 0.1, "eps": 1e-3, "weight_decay": 0.01, "betas": (0.5, 0.9)}, optim.Adam, torch.optim.Adam),
+    ]:
+        given_ = {k: tuple(map(number, v)) if k == "betas" else number(v) for k, v in value.items()}
+        plain = {k: tuple(map(float, v)) if k == "betas" else float(v) for k, v in given_.items()}
+        optimizers: list[torch.optim.Optimizer] = []
+        mine = train(lambda p: optimizers.append(ours(p, **given_)) or optimizers[0], make_parameters(), steps=9)  # noqa: B023
+        assert_equal_bits(mine, train(lambda p: torchs(p, **plain), make_parameters(), steps=9))  # noqa: B023
+        file = io.BytesIO()
+        torch.save(optimizers[0].state_dict(), file)
+        file.seek(0)
+        torch.load(file, weights_only=True)  # holds nothing but plain numbers and tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64], ids=str)
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
+def test_other_types_of_parameters_are_refused(make: Any, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=f"parameter 1 is {dtype}"):
+        make([*make_parameters(shapes=[(2,)]), *make_parameters(dtype, shapes=[(2,)])])
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
+def test_nothing_has_moved_when_a_step_is_refused(make: Any) -> None:
+    first, second = make_parameters(shapes=[(2, 3), (2, 3)])
+    optimizer = make([{"params": [first]}, {"params": [second]}], 0.1)
+    optimizer.param_groups[1]["lr"] = [0.1, 0.2, 0.3]
+    set_gradients([first, second])
+    before = first.detach().clone()
+    with pytest.raises(ValueError, match="lr has 3 values"):
+        optimizer.step()
+    optimizer.param_groups[1]["lr"] = 0.1
+    second.grad = second.detach().to_sparse()
+    with pytest.raises(ValueError, match="sparse gradients"):
+        optimizer.step()
+    assert torch.equal(first, before)
+    assert not optimizer.state
 
 
 def test_a_scalar_parameter_is_no_stack() -> None:
@@ -526,13 +627,3 @@ def test_a_group_that_is_refused_leaves_no_trace() -> None:
     assert len(optimizer.param_groups) == 1
     optimizer.add_param_group({"params": [second], "lr": [0.1, 0.2]})
     assert len(optimizer.param_groups) == 2
-
-
-@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
-def test_a_wrong_number_of_values_is_noticed_at_a_step_too(make: Any) -> None:
-    parameters = make_parameters()
-    optimizer = make(parameters, 0.1)
-    optimizer.param_groups[0]["lr"] = torch.tensor([0.1, 0.2])
-    set_gradients(parameters)
-    with pytest.raises(ValueError, match="lr has 2 values"):
-        optimizer.step()
