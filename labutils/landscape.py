@@ -59,7 +59,7 @@ def interpolate(model_a: nn.Module, model_b: nn.Module, alphas: ArrayLike) -> li
     """Build the networks on the line through two others, θ(α) = (1 − α) θ_a + α θ_b.
 
     Buffers that are floating-point, such as the running means of batch normalization, are interpolated as well
-    (running variances are kept from falling below 0 beyond the ends); others are those of the nearer network.
+    (running variances are kept from falling below 0 beyond the ends); others are the nearer network's.
 
     Args:
         model_a: the network at α = 0.
@@ -81,24 +81,25 @@ def interpolate(model_a: nn.Module, model_b: nn.Module, alphas: ArrayLike) -> li
     alphas = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
     if alphas.ndim != 1 or not np.isfinite(alphas).all():
         raise ValueError(f"alphas of shape {alphas.shape}: finite positions (M,) are needed")
-    a, b = model_a.state_dict(), model_b.state_dict()
-    described = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in (a, b)]
+    a, b = _tensors(model_a), _tensors(model_b)
+    described = [{name: (value.shape, value.dtype) for name, value in each.items()} for each in (a, b)]
     if described[0] != described[1] or repr(model_a) != repr(model_b):
         names = [n for n in {**a, **b} if described[0].get(n) != described[1].get(n)]
         raise ValueError(f"the two networks differ in {', '.join(names) or 'layers'}: a line needs one architecture")
-    models = []
-    for alpha in alphas.tolist():
-        state = {}
-        for name, value in a.items():
-            if value.is_floating_point() and alpha not in (0, 1):
-                mixed = (1 - alpha) * value + alpha * b[name]
-                state[name] = mixed.clamp_min(0) if name.endswith("running_var") else mixed
+    models = [copy.deepcopy(model_a) for _ in alphas]
+    for alpha, model in zip(alphas.tolist(), models, strict=True):
+        for name, own in _tensors(model).items():
+            if (own.is_floating_point() or own.is_complex()) and alpha not in (0, 1):
+                mixed = (1 - alpha) * a[name] + alpha * b[name]
+                own.copy_(mixed.clamp_min(0) if name.endswith("running_var") else mixed)
             else:
-                state[name] = value if alpha < 0.5 else b[name]
-        model = copy.deepcopy(model_a)
-        model.load_state_dict(state)
-        models.append(model)
+                own.copy_((a if alpha < 0.5 else b)[name])
     return models
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name, those too that no state_dict has."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def barrier(alphas: ArrayLike, losses: ArrayLike) -> float | np.ndarray:
@@ -152,7 +153,7 @@ def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: boo
         A new network with permuted units.
 
     Raises:
-        ValueError: another kind of layer, networks that differ, or activations that are not finite.
+        ValueError: another kind of layer, weights used twice, networks that differ, or activations that are not finite.
 
     Source:
         Li et al. (2016), Convergent learning, section 3; Ainsworth et al. (2023), Git Re-Basin, section 3.1.
@@ -168,21 +169,25 @@ def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: boo
         >>> torch.equal(match_units(shuffled, network, x)[1].weight, network[1].weight)
         True
     """
-    if repr(model) != repr(reference) or not isinstance(model, nn.Sequential):
+    if repr(model) != repr(reference) or type(model) is not nn.Sequential or type(reference) is not nn.Sequential:
         raise ValueError("two nn.Sequential networks of one architecture are needed")
-    weighted = [i for i, layer in enumerate(model) if isinstance(layer, _WEIGHTED)]
+    weighted = [i for i, layer in enumerate(model) if type(layer) in _WEIGHTED]
     for i, layer in enumerate(model[: weighted[-1] + 1] if weighted else model):
         if not _can_permute(layer):
             raise ValueError(f"layer {i}, {layer}: units cannot be permuted through it here")
+    for network in (model, reference):
+        own = [id(p) for i in weighted for p in network[i]._parameters.values() if p is not None]
+        if len(set(own)) < len(own):
+            raise ValueError("weights that are used twice cannot be permuted in one place alone")
     matched, x = copy.deepcopy(model), x.to(next(model.parameters(), x))
     with torch.no_grad(), eval_mode(matched, reference):
         for i, after in pairwise(weighted):
             between = matched[i + 1 : after]
-            if type(matched[i]) is not type(matched[after]) and not any(isinstance(m, nn.Flatten) for m in between):
+            if type(matched[i]) is not type(matched[after]) and not any(type(m) is nn.Flatten for m in between):
                 raise ValueError(f"layers {i} and {after}, {matched[after]}: a Flatten is missing between them")
-            end = i + 1 + isinstance(matched[i + 1], _ELEMENTWISE)  # units are compared after their activation
+            end = i + 1 + (type(matched[i + 1]) in _ELEMENTWISE)  # units are compared after their activation
             similar = _correlation(_units(matched[:end], x), _units(reference[:end], x))
-            odd = all(isinstance(layer, _ODD) for layer in between)
+            odd = all(type(layer) in _ODD for layer in between)
             mine, other = linear_sum_assignment(similar.abs() if signs and odd else similar, maximize=True)
             order = torch.as_tensor(mine)[np.argsort(other)]
             sign = torch.ones(len(order))
@@ -418,11 +423,12 @@ def loss_surface(
 
 
 def _can_permute(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1
-    if isinstance(layer, nn.Flatten):
+    """Whether a layer does just what its type says; a subclass may have another forward, a hook other weights."""
+    if type(layer) is nn.Flatten:
         return (layer.start_dim, layer.end_dim) == (1, -1)
-    return isinstance(layer, _PERMUTABLE)
+    if type(layer) in _WEIGHTED:
+        return getattr(layer, "groups", 1) == 1 and isinstance(layer.weight, nn.Parameter)
+    return type(layer) in _PERMUTABLE
 
 
 def _units(network: nn.Module, x: Tensor) -> Tensor:

@@ -112,9 +112,18 @@ class WithBuffers(nn.Module):
             value.data = randn(*value.shape, seed=10 * seed + number)
         self.norm.running_var = randn(4, seed=seed).square()
         self.norm.num_batches_tracked.fill_(seed)
+        self.register_buffer("hidden", randn(4, seed=seed + 20), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.first(x))
+        return self.norm(self.first(x)) * self.hidden
+
+
+def named(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, t.detach()) for name, t in (*network.named_parameters(), *network.named_buffers())]
+
+
+def tensors(network: nn.Module) -> list[Tensor]:
+    return [tensor for _, tensor in named(network)]
 
 
 def test_the_ends_are_the_networks_bit_for_bit() -> None:
@@ -123,8 +132,8 @@ def test_the_ends_are_the_networks_bit_for_bit() -> None:
     before = state(a, b)
     first, last = landscape.interpolate(a, b, [0, 1])
     for network, expected in ((first, a), (last, b)):
-        for name, value in expected.state_dict().items():
-            assert same_bits(network.state_dict()[name], value), name
+        for (name, mine), value in zip(named(network), tensors(expected), strict=True):
+            assert same_bits(mine, value), name
     assert_unchanged(before, a, b)
 
 
@@ -132,9 +141,7 @@ def test_the_ends_are_the_networks_bit_for_bit() -> None:
 def test_weights_and_buffers_lie_on_the_line(alpha: float) -> None:
     a, b = WithBuffers(1), WithBuffers(2)
     [network] = landscape.interpolate(a, b, alpha)
-    for (name, mine), u, v in zip(
-        network.state_dict().items(), a.state_dict().values(), b.state_dict().values(), strict=True
-    ):
+    for (name, mine), u, v in zip(named(network), tensors(a), tensors(b), strict=True):
         if name == "norm.num_batches_tracked":
             assert mine == (u if alpha < 0.5 else v)
         elif name == "norm.running_var":
@@ -142,6 +149,13 @@ def test_weights_and_buffers_lie_on_the_line(alpha: float) -> None:
         else:
             torch.testing.assert_close(mine, (1 - alpha) * u + alpha * v)
     assert network.eval()(randn(5, 3)).isfinite().all()
+
+
+def test_what_is_shared_within_a_network_is_shared_on_the_line() -> None:
+    a, b = (nn.Sequential(layer, nn.Tanh(), layer) for layer in (nn.Linear(3, 3), nn.Linear(3, 3)))
+    [middle] = landscape.interpolate(a, b, 0.5)
+    assert middle[2] is middle[0]
+    torch.testing.assert_close(middle[0].weight, (a[0].weight + b[0].weight) / 2)
 
 
 def test_interpolated_networks_are_their_own() -> None:
@@ -300,10 +314,47 @@ def test_examples_take_the_networks_type() -> None:
     assert len(landscape.match_units(network, network, randn(20, 6))) == len(network)
 
 
+class Residual(nn.Sequential):
+    """A sequence that does more than its layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class Doubled(nn.Linear):
+    """A layer that does more than its type says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x) ** 2
+
+
+def used_twice() -> nn.Sequential:
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(6, 2))
+
+
+def shared_weight() -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+    network[2].weight = network[0].weight
+    return network
+
+
+def hooked() -> nn.Sequential:
+    """A layer whose weight is made anew for every call, from others."""
+    network = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))
+    torch.nn.utils.spectral_norm(network[0])
+    return network
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (nn.Linear(6, 2), "two nn.Sequential networks"),
+        (Residual(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), "two nn.Sequential networks"),
+        (nn.Sequential(Doubled(6, 5), nn.Tanh(), nn.Linear(5, 2)), "layer 0, Doubled"),
+        (used_twice(), "used twice"),
+        (shared_weight(), "used twice"),
+        (hooked(), "layer 0, Linear"),
         (nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)), "layer 1, BatchNorm1d"),
         (nn.Sequential(nn.Linear(6, 5), nn.Softmax(1), nn.Linear(5, 2)), "layer 1, Softmax"),
         (nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(400, 2)), "layer 0, Conv2d"),
