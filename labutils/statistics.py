@@ -412,6 +412,36 @@ def _signed_rank_p(differences: np.ndarray) -> float:
     return float(min(sums[round(2 * statistic) :].sum(), 1.0))
 
 
+def rank_correlation(frame: pd.DataFrame, a: str, b: str, by: str = "seed") -> np.ndarray:
+    """Compute Spearman's rank correlation of two columns within each group of rows: one value a seed.
+
+    Args:
+        frame: Long-format results, one row a training.
+        a: Name of a column of numbers.
+        b: Name of another.
+        by: Column that tells the groups apart.
+
+    Returns:
+        Correlations (groups,), in the order of the groups' names; 0 where one of the columns is constant, since
+        then it says nothing of a trend. Infinite values count as the largest.
+
+    Raises:
+        ValueError: If a group has fewer than 3 rows, or a value is NaN.
+
+    Example:
+        >>> frame = pd.DataFrame({"lr": [1, 2, 3] * 2, "loss": [5, 4, 3, 1, 3, 2], "seed": [0] * 3 + [1] * 3})
+        >>> rank_correlation(frame, "lr", "loss").tolist()
+        [-1.0, 0.5]
+    """
+    found = []
+    for name, rows in frame.groupby(by):
+        if len(rows) < 3 or rows[[a, b]].isna().any(axis=None):
+            raise ValueError(f"{by} {name}: {a} and {b} need 3 or more values without NaN, got {len(rows)} rows")
+        ranks = rows[[a, b]].rank()
+        found.append(ranks[a].corr(ranks[b]) if (ranks.nunique() > 1).all() else 0.0)
+    return np.array(found)
+
+
 def pearson_table(
     data: pd.DataFrame | Mapping[str, ArrayLike],
     rows: Sequence[str] | None = None,

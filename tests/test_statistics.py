@@ -21,6 +21,7 @@ from labutils.statistics import (
     mean_interval,
     pair_effects,
     pearson_table,
+    rank_correlation,
     ratio_interval,
     seeds_needed,
     share_interval,
@@ -509,3 +510,15 @@ def test_pearson_table_refuses(data, options, message):
 def test_a_constant_variable_that_is_not_asked_for_does_not_matter():
     table = pearson_table({"a": [1, 2, 3, 4], "b": [1, 3, 2, 4], "seed": [0, 0, 0, 0]}, ["a"], ["b"])
     assert table["r"].iloc[0] == pytest.approx(0.8)
+
+
+def test_rank_correlation_is_scipys_within_each_seed() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.integers(0, 6, 40), "b": rng.normal(size=40), "seed": np.repeat(range(4), 10)})
+    frame.loc[3, "b"] = np.inf  # a diverged loss is the largest
+    expected = [stats.spearmanr(rows.a, rows.b).statistic for _, rows in frame.groupby("seed")]
+    np.testing.assert_allclose(rank_correlation(frame, "a", "b"), expected, rtol=1e-12)
+    assert rank_correlation(frame.assign(a=1.0), "a", "b").tolist() == [0.0] * 4
+    for broken in (frame.assign(a=np.nan), frame[::5]):
+        with pytest.raises(ValueError, match="3 or more values without NaN"):
+            rank_correlation(broken, "a", "b")
