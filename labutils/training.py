@@ -1,13 +1,7 @@
 """Training: one network, or many of the same shape at once.
 
-`fit` keeps the weights of K networks in one (K, P) tensor, a `Stack`. The layers of a stack compute batched matrix
-products over the networks, and one optimizer step on the flat tensor serves them all, each with its own learning
-rate, momentum or weight decay. The sum of the K losses gives every network exactly its own gradient, since no loss
-depends on another network's weights.
-
-How many networks one product takes (`Stack.chunk`) follows one rule: as many as keep the activations of a batch
-within the cache. Tiny networks so go many at a time, which saves their overhead; a large convolution goes alone, as it
-keeps the processor busy by itself.
+`fit` keeps the weights of K networks in one (K, P) tensor, a `labutils.stack.Stack`. One optimizer step on it serves
+them all, each with its own learning rate, momentum or weight decay.
 """
 
 from __future__ import annotations
@@ -16,6 +10,7 @@ import contextlib
 import copy
 import functools
 import math
+import operator
 import os
 import sys
 import time
@@ -23,322 +18,24 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labutils import checkpoint as checkpoints
 from labutils import distribute, optim
 from labutils.data import Dataset, Split
-from labutils.models import ACTIVATIONS, Block
+from labutils.stack import Plan, Stack, aligned, aligned_rows, check_same, plan
 
-# Measured on two cores: 64 networks of 571 parameters train 8 times faster in one stack than in stacks of one, and
-# CIFAR-sized convolutions up to twice as fast alone. What decides is whether a batch's activations fit the cache;
-# convolutions, which gain less from company, are given less of it.
-_CPU_BYTES_PER_THREAD = {"dense": 4 << 20, "convolutional": 2 << 20}
-_CUDA_BYTES = 4 << 30
 _COPIES, _COPIES_BYTES = 64, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
+_FROZEN = " frozen"  # no layer's name
 _EVALUATION_BATCH = 200  # larger ones leave the cache and take up to twice as long
 
 PerModel = float | Sequence[float]
 """One value for all networks, or one for each."""
-
-
-class _Chunk(NamedTuple):
-    """Networks of a stack that compute together: which ones, and views of the stack's two flat tensors."""
-
-    models: slice
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-
-
-class Stack:
-    """The weights of K same-shaped networks as one (K, P) tensor, with their joint forward and backward pass.
-
-    While a stack is in use, its networks' parameters are views of `weights`: a step on the stack is a step of every
-    network. `release` gives the networks storage of their own again; as a context manager, a stack does so at the end.
-
-    Args:
-        models: K ≥ 1 networks of one architecture and floating-point type.
-        example: one example (1, ...), to measure a network's activations with; None makes one chunk of all.
-        batch_size: examples in a batch.
-        device: where to compute, such as "cpu" or "cuda".
-        chunk: networks that compute together; None applies the rule in this module's docstring. With 1, each network
-            runs by itself, which any `nn.Module` can.
-        first: for a part of a larger stack, how many networks come before it there: so that it computes the same bits.
-
-    Attributes:
-        weights: (K, P), each row a network's parameters, flattened in the order of `model.parameters()`.
-        gradients: (K, P), filled by `backward`.
-        names: the parameters' names, in the same order.
-        shapes: their shapes.
-        chunk: networks that compute together.
-        alone: whether each network runs by itself, as a module.
-
-    Raises:
-        ValueError: no networks, networks that differ, or a `chunk` that their layers do not allow.
-
-    Example:
-        >>> from labutils import models
-        >>> with Stack([models.mlp((2, 3, 1), seed=s) for s in range(4)]) as stack:
-        ...     tuple(stack.weights.shape), tuple(stack.forward(torch.ones(5, 2)).shape)
-        ((4, 13), (4, 1, 5))
-    """
-
-    def __init__(
-        self,
-        models: Sequence[nn.Module],
-        *,
-        example: Tensor | None = None,
-        batch_size: int = 1,
-        device: str | torch.device = "cpu",
-        chunk: int | None = None,
-        first: int = 0,
-    ) -> None:
-        self.models = list(models)
-        _check_same_architecture(self.models)
-        model = self.models[0]
-        self.device = torch.device(device)
-        self.dtype = next(model.parameters()).dtype
-        self.names = [name for name, _ in model.named_parameters()]
-        self.shapes = [p.shape for p in model.parameters()]
-        self.chunk = _choose_chunk(self.models, example, batch_size, self.device, chunk)
-        self.alone = (chunk or self.chunk) == 1
-        self._home = next(model.parameters()).device
-        self._bind(first)
-
-    def __enter__(self) -> Stack:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
-    def __len__(self) -> int:
-        return len(self.models)
-
-    def forward(self, x: Tensor, *, own: bool = False) -> Tensor:
-        """Compute every network's outputs, without gradients.
-
-        Args:
-            x: (N, ...) examples for all networks; with `own`, (K, N, ...), the examples of each.
-            own: whether every network has examples of its own.
-
-        Returns:
-            (K, outputs, N): examples last, the layout in which narrow layers multiply fastest.
-        """
-        with torch.no_grad():
-            return torch.cat([self._outputs(chunk, _of(chunk, x, own), own) for chunk in self._chunks])
-
-    def backward(self, x: Tensor, y: Tensor, loss: str, *, own: bool = False) -> tuple[Tensor, Tensor]:
-        """Fill `gradients` with each network's gradient of its mean loss over the batch.
-
-        Args:
-            x: (N, ...) examples for all networks; with `own`, (K, N, ...).
-            y: labels (N,) int64, or targets (N, outputs); with `own`, with a leading K. Labels (K, N) also go with
-                shared examples: then each network has its own.
-            loss: "cross_entropy" or "mse", see `fit`.
-            own: whether every network has a batch of its own.
-
-        Returns:
-            Mean losses (K,) before any step, and the share (K,) of examples classified correctly (NaN for targets),
-            both float64.
-        """
-        losses, accuracies = [], []
-        for chunk in self._chunks:
-            outputs = self._outputs(chunk, _of(chunk, x, own), own)
-            target = _of(chunk, y, y.dim() > 1 + y.is_floating_point())
-            values = _losses(outputs, target, loss)
-            gradients = torch.autograd.grad(values.sum(), chunk.parameters, materialize_grads=True)
-            for mine, new in zip(chunk.gradients, gradients, strict=True):
-                mine.copy_(new)
-            losses.append(values.detach().double())
-            accuracies.append(_accuracies(outputs.detach(), target))
-        return torch.cat(losses), torch.cat(accuracies)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the weights (K, P), and each buffer of the networks as (K, ...)."""
-        buffers = zip(*(model.buffers() for model in self.models), strict=True)
-        return {"weights": self.weights.detach(), "buffers": [torch.stack(each) for each in buffers]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy weights and buffers from a state into the networks."""
-        with torch.no_grad():
-            self.weights.copy_(state["weights"])
-            for k, model in enumerate(self.models):
-                for buffer, saved in zip(model.buffers(), state["buffers"], strict=True):
-                    buffer.copy_(saved[k])
-
-    def release(self) -> None:
-        """Give every network parameters of its own again, on the device that it came from; ends the stack's use."""
-        # The gradients go first: their memory serves the copies.
-        self._chunks, self.weights.grad, self.gradients = [], None, self.gradients.new_empty(0)
-        for model in self.models:
-            for parameter in model.parameters():
-                parameter.data = parameter.data.clone()
-            model.to(self._home)
-
-    def _bind(self, first: int) -> None:
-        """Move all parameters into `weights`, and make the networks' own parameters views of it."""
-        sizes = [shape.numel() for shape in self.shapes]
-        self.weights = _rows_after(first, (len(self), sum(sizes)), self.dtype, self.device)
-        for model, row in zip(self.models, self.weights, strict=True):
-            model.to(self.device)
-            for parameter, part in zip(model.parameters(), row.split(sizes), strict=True):
-                part = part.view(parameter.shape)
-                part.copy_(parameter.detach())
-                parameter.data = part
-        self.gradients = torch.zeros_like(self.weights)
-        self._chunks = []
-        for start in range(0, len(self), self.chunk):
-            part = slice(start, min(start + self.chunk, len(self)))
-            parameters = [p.requires_grad_() for p in self._views(self.weights[part], sizes)]
-            if self.alone:
-                parameters = list(self.models[start].parameters())
-            self._chunks.append(_Chunk(part, parameters, self._views(self.gradients[part], sizes)))
-
-    def _views(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
-        """Cut rows (c, P) into parameters (c, ...); into (...) where networks run by themselves."""
-        leading = () if self.alone else (len(flat),)
-        return [p.view(*leading, *s) for p, s in zip(flat.split(sizes, dim=1), self.shapes, strict=True)]
-
-    def _outputs(self, chunk: _Chunk, x: Tensor, own: bool) -> Tensor:
-        if self.alone:
-            return self.models[chunk.models.start](x[0] if own else x).t().unsqueeze(0)
-        return _stacked_forward(self.models[0], chunk, x, own)
-
-
-def _rows_after(first: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return empty rows, aligned in memory as if others came before them: the last bit of a product depends on it."""
-    before = first * math.prod(shape[1:]) % (64 // dtype.itemsize)  # torch aligns what it allocates to 64 bytes
-    return torch.empty(before + math.prod(shape), dtype=dtype, device=device)[before:].view(shape)
-
-
-def _check_same_architecture(models: list[nn.Module]) -> None:
-    if not models:
-        raise ValueError("no models: give at least one network")
-    if len({id(model) for model in models}) < len(models):
-        raise ValueError("the same network object is given twice: build one for each place in the stack")
-    described = [(repr(m), [(n, p.shape, p.dtype) for n, p in m.named_parameters()]) for m in models]
-    for k, description in enumerate(described):
-        if description != described[0]:
-            raise ValueError(f"models[{k}] differs from models[0]: only networks of one architecture train together")
-    if len({dtype for _, _, dtype in described[0][1]}) != 1:
-        raise ValueError("a network needs parameters, all of one floating-point type")
-
-
-def _choose_chunk(
-    models: Sequence[nn.Module], example: Tensor | None, batch_size: int, device: torch.device, chunk: int | None
-) -> int:
-    """Return how many networks compute together: as asked, or by the rule; then in chunks of about one size."""
-    stackable = isinstance(models[0], nn.Sequential) and all(map(_can_stack, models[0]))
-    if chunk is None:
-        chunk = _cached_models(models, example, batch_size, device) if stackable else 1
-    elif chunk < 1 or (chunk > 1 and not stackable):
-        raise ValueError(f"chunk = {chunk}: {'networks with these layers run one by one (1)' if chunk else '≥ 1'}")
-    rounds = math.ceil(len(models) / chunk)
-    return math.ceil(len(models) / rounds)
-
-
-def _cached_models(models: Sequence[nn.Module], example: Tensor | None, batch_size: int, device: torch.device) -> int:
-    """Return how many networks' activations for one batch stay within the cache."""
-    if example is None:
-        return len(models)
-    first, values = models[0], 0
-
-    def count(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        nonlocal values
-        values += output.numel()
-
-    hooks = [layer.register_forward_hook(count) for layer in first.modules() if not list(layer.children())]
-    try:
-        with torch.no_grad():
-            first(example.to(next(first.parameters())))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    bytes_per_model = values * batch_size * next(first.parameters()).dtype.itemsize
-    kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in first.modules()) else "dense"
-    limit = _CPU_BYTES_PER_THREAD[kind] * torch.get_num_threads()
-    if device.type == "cuda":
-        limit = _CUDA_BYTES
-    return min(max(1, limit // bytes_per_model), len(models))
-
-
-def _can_stack(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1 and layer.padding_mode == "zeros" and layer.bias is not None
-    if isinstance(layer, nn.Flatten):
-        return (layer.start_dim, layer.end_dim) == (1, -1)
-    if isinstance(layer, nn.Softmax):
-        return layer.dim == 1
-    if isinstance(layer, Block):
-        return all(map(_can_stack, layer.layers)) and _can_stack(layer.activation)
-    return isinstance(layer, (nn.Linear, nn.MaxPool2d, *ACTIVATIONS.values()))
-
-
-def _stacked_forward(layers: nn.Sequential, chunk: _Chunk, x: Tensor, own: bool) -> Tensor:
-    """Run c networks in one pass.
-
-    Images are (N, g·C, H, W), where g is c, or 1 before the first layer if all networks see the same examples.
-    Vectors are (c, features, N), likewise.
-    """
-    count = chunk.models.stop - chunk.models.start
-    if x.dim() - own == 2:
-        h = x.transpose(-1, -2) if own else x.t().unsqueeze(0)
-    else:
-        h = x.transpose(0, 1).flatten(1, 2) if own else x
-    return _layer_by_layer(layers, iter(chunk.parameters), h, count if own else 1, count)[0]
-
-
-def _layer_by_layer(
-    layers: nn.Sequential, parameters: Iterator[Tensor], h: Tensor, groups: int, count: int
-) -> tuple[Tensor, int]:
-    """Run layers with the parameters that come next; return their output and its number of groups g."""
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            weight = next(parameters)
-            h = h.expand(count, *h.shape[1:])
-            h = torch.bmm(weight, h) if layer.bias is None else torch.baddbmm(next(parameters).unsqueeze(2), weight, h)
-            groups = count
-        elif isinstance(layer, nn.Conv2d):
-            weight, bias = next(parameters).flatten(0, 1), next(parameters).flatten()
-            h = F.conv2d(h, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
-            groups = count
-        elif isinstance(layer, Block):
-            before, (inside, after) = h, _layer_by_layer(layer.layers, parameters, h, groups, count)
-            if h.dim() == 4 and after > groups:  # every network's own from here on
-                before = h.repeat(1, after // groups, 1, 1)
-            h, groups = layer.join(before, inside), after
-        elif isinstance(layer, nn.Flatten):
-            if h.dim() == 4:
-                h = h.reshape(len(h), groups, -1).permute(1, 2, 0)
-        else:
-            h = layer(h)
-    return h, groups
-
-
-def _of(chunk: _Chunk, batch: Tensor, own: bool) -> Tensor:
-    return batch[chunk.models] if own else batch
-
-
-def _losses(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return the mean loss (K,) of outputs (K, C, N) for labels ([K,] N) or targets ([K,] N, C)."""
-    if loss == "cross_entropy":
-        y = y.expand(len(outputs), outputs.shape[-1])
-        return F.cross_entropy(outputs, y, reduction="none").mean(1)
-    if not y.is_floating_point():
-        y = F.one_hot(y, outputs.shape[1]).to(outputs.dtype)
-    return (outputs - y.transpose(-1, -2)).square().mean((1, 2))
-
-
-def _accuracies(outputs: Tensor, y: Tensor) -> Tensor:
-    if y.is_floating_point():
-        return torch.full((len(outputs),), math.nan, dtype=torch.float64, device=outputs.device)
-    return (outputs.argmax(1) == y).double().mean(1)
 
 
 @dataclass
@@ -467,9 +164,10 @@ def fit(
     _check_choice("optimizer", optimizer, ("sgd", "adam", "adamw"))
     _check_choice("schedule", schedule, (None, "step", "one_cycle"))
     _check_choice("loss", loss, ("cross_entropy", "mse"))
-    _check_at_least(
+    epochs, step_size, evaluate_every, padding = _whole(
         epochs=(epochs, 1), step_size=(step_size, 1), evaluate_every=(evaluate_every, 0), padding=(padding, 0)
     )
+    [gamma] = _per_model("gamma", gamma, 1)
     if optimizer != "sgd" and (nesterov or np.any(momentum)):
         raise ValueError(f"momentum and nesterov belong to 'sgd'; {optimizer!r} has a momentum of its own")
     per_model = {
@@ -481,34 +179,39 @@ def fit(
             ("seed", seed),
         )
     }
+    if nesterov and not any(per_model["momentum"]):
+        raise ValueError("nesterov needs a momentum: set it for one network at least")
     batch_sizes = _per_model("batch_size", batch_size, len(networks))
-    _check_same_architecture(networks)
+    check_same(networks)
+    if not any(p.requires_grad for p in networks[0].parameters()):
+        raise ValueError("every parameter is frozen (requires_grad is False): there is nothing to train")
     layer_rates = _layer_rates(layer_lr or {}, networks)
     parts = _parts(dataset, loss, augment, next(networks[0].parameters()).dtype, device)
     x = parts["train"][0]
+    labels = _own_labels(labels, len(networks), *parts["train"])
     if on_epoch is not None and len(set(batch_sizes)) > 1:
         raise ValueError("on_epoch sees one stack: with several batch sizes, call fit once for each of them")
     if checkpoint is not None and on_epoch is not None and not _has_state(on_epoch):
         raise ValueError("on_epoch has no state_dict(), so that a checkpoint cannot keep it: see Measurements")
+    for model in networks:
+        model.train()
     jobs = []
     for size in dict.fromkeys(batch_sizes):
         n, rows = min(len(x), size or len(x)), [i for i, b in enumerate(batch_sizes) if b == size]
+        planned = plan([networks[i] for i in rows], x[:2], n, torch.device(device), chunk)
         whole = _Job(
             rows=list(range(len(networks))), epochs=epochs, batch_size=n, optimizer=optimizer, layer_lr=layer_rates,
             nesterov=nesterov, schedule=schedule, step_size=step_size, gamma=gamma, loss=loss,
-            augment=augment, padding=padding, labels=_own_labels(labels, len(networks), *parts["train"]),
+            augment=augment, padding=padding, labels=labels,
             own_batches=len({per_model["seed"][i] for i in rows}) > 1 and (n < len(x) or augment),
-            evaluate_every=evaluate_every, device=str(device), first=0,
-            chunk=_choose_chunk([networks[i] for i in rows], x[:1], n, torch.device(device), chunk), **per_model,
+            evaluate_every=evaluate_every, device=str(device), chunk=planned.chunk, draws=planned.draws, **per_model,
         )  # fmt: skip
         jobs.append(whole.of(rows))
+    for name, (_, y) in (parts | ({} if labels is None else {"labels": (x, labels)})).items():
+        _check_labels(name, y, planned.outputs)
     show = watched() if progress is None else progress
-    if distribute.scheduler() and checkpoint is None and _can_travel(networks, on_epoch):
-        pieces = [
-            replace(job.of(job.rows[i : i + job.chunk]), first=i)
-            for job in jobs
-            for i in range(0, len(job.rows), job.chunk)
-        ]
+    if distribute.scheduler() and checkpoint is None and _can_travel(on_epoch):
+        pieces = [job.of(job.rows[i : i + job.chunk]) for job in jobs for i in range(0, len(job.rows), job.chunk)]
         if len(pieces) > 1:
             return _train_elsewhere(networks, parts, pieces, on_epoch, show)
     histories = []
@@ -547,10 +250,11 @@ def evaluate(
     """
     networks = [models] if isinstance(models, nn.Module) else list(models)
     _check_choice("loss", loss, ("cross_entropy", "mse"))
-    _check_same_architecture(networks)
+    check_same(networks)
     x, y = _convert("data", data, loss, next(networks[0].parameters()).dtype, device)
     size = min(len(x), _EVALUATION_BATCH)
-    with eval_mode(*networks), Stack(networks, example=x[:1], batch_size=size, device=device) as stack:
+    with eval_mode(*networks), Stack(networks, example=x[:2], batch_size=size, device=device) as stack:
+        _check_labels("data", y, stack.plan.outputs)
         return _evaluate(stack, x, y, loss)
 
 
@@ -596,7 +300,8 @@ def evaluate_weights(
     copies = [copy.deepcopy(model) for _ in range(at_once)]
     results, size = np.empty((2, len(rows))), min(len(x), _EVALUATION_BATCH)
     bar = tqdm(total=len(rows), unit="point", disable=not (watched() if progress is None else progress), leave=False)
-    with eval_mode(*copies), Stack(copies, example=x[:1], batch_size=size, device=device) as stack, bar:
+    with eval_mode(*copies), Stack(copies, example=x[:2], batch_size=size, device=device) as stack, bar:
+        _check_labels("data", y, stack.plan.outputs)
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             stack.weights[: len(part)].copy_(part)
@@ -649,15 +354,15 @@ class Measurements:
     """
 
     def __init__(self, function: Callable[[int, Stack], Any], every: int | Collection[int] = 1) -> None:
-        if isinstance(every, int):
-            _check_at_least(every=(every, 1))
+        if not isinstance(every, Collection):
+            [every] = _whole(every=(every, 1))
         self.function, self.every = function, every
         self.epochs: list[int] = []
         self._taken: list[Tensor] = []  # each (times, K, ...)
 
     def __call__(self, epoch: int, stack: Stack) -> None:
         """Measure, if it is time to."""
-        if epoch % self.every == 0 if isinstance(self.every, int) else epoch in self.every:
+        if epoch in self.every if isinstance(self.every, Collection) else epoch % self.every == 0:
             value = self.function(epoch, stack)
             value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
             if value.dim() == 0 or len(value) != len(stack):
@@ -674,7 +379,7 @@ class Measurements:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured, and how."""
-        every = self.every if isinstance(self.every, int) else sorted(self.every)
+        every = sorted(self.every) if isinstance(self.every, Collection) else self.every
         how = {"every": every, "function": checkpoints.fingerprint(self.function)}
         return how | {"epochs": list(self.epochs), "taken": self._all() if self._taken else None}
 
@@ -827,10 +532,10 @@ class _Job:
     labels: Tensor | None
     seed: list[int]
     own_batches: bool
-    first: int  # networks before these in the stack that they are a part of
     evaluate_every: int
     device: str
     chunk: int
+    draws: bool
 
     def of(self, rows: list[int]) -> _Job:
         """Return the job of some of the networks, given by their places."""
@@ -860,8 +565,10 @@ def _train(
     for model in networks:
         model.train()
     bar = tqdm(total=job.epochs, unit="epoch", disable=not progress, leave=False)
-    with Stack(networks, device=job.device, chunk=job.chunk, first=job.first) as stack, bar:
-        with_modes = networks if stack.alone else []  # layers that stack have none
+    # The first network's mode is that of all that compute together.
+    switched = networks if job.chunk == 1 or on_epoch is not None else networks[:1]
+    planned = Plan(job.chunk, job.draws)
+    with Stack(networks, device=job.device, planned=planned, seeds=job.seed) as stack, bar:
         step = _optimizer(stack, job)
         rates = [group["lr"] for group in step.param_groups]
         nothing = torch.zeros(2, len(stack), dtype=torch.float64, device=stack.device)
@@ -881,7 +588,7 @@ def _train(
                         at.batch, at.sums = at.batch + 1, at.sums + sums
                     record.running(epoch, at.sums / len(x))
                     bar.update()
-                with eval_mode(*with_modes):
+                with eval_mode(*switched):
                     if record.due(epoch):
                         record.evaluated(
                             epoch, {name: _evaluate(stack, *part, job.loss) for name, part in parts.items()}
@@ -912,8 +619,7 @@ def _checkpoint(
     def settings() -> dict[str, Any]:
         return {"computation": "training.fit"} | _settings(stack.models, parts, job, on_epoch)
 
-    extra = {"random": _GlobalRandom(stack.device)} | ({} if on_epoch is None else {"on_epoch": on_epoch})
-    return checkpoints.bind(path, state | extra, settings)
+    return checkpoints.bind(path, state if on_epoch is None else state | {"on_epoch": on_epoch}, settings)
 
 
 def _settings(networks: Sequence[nn.Module], parts: Mapping[str, Any], job: _Job, on_epoch: Any) -> dict[str, Any]:
@@ -923,7 +629,6 @@ def _settings(networks: Sequence[nn.Module], parts: Mapping[str, Any], job: _Job
         "initial_weights": [[*model.parameters(), *model.buffers()] for model in networks],
         **{f"{name} data": data for name, data in parts.items()},
         "on_epoch": None if on_epoch is None else [on_epoch, on_epoch.state_dict()],
-        "random_state": torch.get_rng_state() if _draws(networks) else None,
         **vars(job),
     }
 
@@ -932,30 +637,9 @@ def _has_state(hook: Any) -> bool:
     return hasattr(hook, "state_dict") and hasattr(hook, "load_state_dict")
 
 
-def _draws(networks: Sequence[nn.Module]) -> bool:
-    """Whether networks draw random numbers while they train."""
-    return any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in networks[0].modules())
-
-
-class _GlobalRandom:
-    """The state of torch's global generators, which dropout draws from."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def state_dict(self) -> dict[str, Any]:
-        cuda = {"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}
-        return {"cpu": torch.get_rng_state()} | cuda
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        torch.set_rng_state(state["cpu"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
-
-
-def _can_travel(networks: Sequence[nn.Module], on_epoch: Callable[[int, Stack], None] | None) -> bool:
-    """Whether parts of a stack may train in different places: they share no random numbers, and no other state."""
-    return not _draws(networks) and (on_epoch is None or (isinstance(on_epoch, Measurements) and not on_epoch.epochs))
+def _can_travel(on_epoch: Callable[[int, Stack], None] | None) -> bool:
+    """Whether parts of a stack may train in different places: they share no state."""
+    return on_epoch is None or (isinstance(on_epoch, Measurements) and not on_epoch.epochs)
 
 
 def _train_elsewhere(
@@ -1004,6 +688,7 @@ def _train_sent(
 ) -> dict[str, Any]:
     """Train the networks of one task, on a worker; return what a checkpoint can hold."""
     networks, job, on_epoch = task
+    parts = {name: (aligned(x), aligned(y)) for name, (x, y) in parts.items()}  # what arrives may lie anywhere
     history = _train(networks, parts, job, on_epoch, progress=False)
     return {
         "networks": [[tensor.detach().cpu() for tensor in (*m.parameters(), *m.buffers())] for m in networks],
@@ -1016,7 +701,7 @@ class _Batches:
     """The training part in random order, a batch at a time, for all networks or for each its own."""
 
     def __init__(self, x: Tensor, y: Tensor, job: _Job) -> None:
-        self.x, self.y, self.size, self.own, self.first = x, y, job.batch_size, job.own_batches, job.first
+        self.x, self.y, self.size, self.own = x, y, job.batch_size, job.own_batches
         self.padding = job.padding if job.augment else None
         self.own_labels = y.dim() > 1 and not y.is_floating_point()  # (K, N)
         self.generators = [torch.Generator().manual_seed(seed) for seed in (job.seed if self.own else job.seed[:1])]
@@ -1057,7 +742,7 @@ class _Batches:
                 yield x[0], self.y.index_select(int(self.own_labels), chosen[0])
                 continue
             labels = self.y if self.own_labels else [self.y] * len(x)
-            rows = _rows_after(self.first, (len(x), *x[0].shape), x[0].dtype, x[0].device)
+            rows = aligned_rows(len(x), x[0].numel(), x[0].dtype, x[0].device).view(len(x), *x[0].shape)
             yield (
                 torch.stack(x, out=rows),
                 torch.stack([y.index_select(0, i) for y, i in zip(labels, chosen, strict=True)]),
@@ -1128,8 +813,7 @@ def _evaluate(stack: Stack, x: Tensor, y: Tensor, loss: str) -> tuple[np.ndarray
     for start in range(0, len(x), _EVALUATION_BATCH):
         batch = slice(start, start + _EVALUATION_BATCH)
         xb, yb = x[batch], y[batch] if y.dim() == 1 or y.is_floating_point() else y[:, batch]
-        outputs = stack.forward(xb)
-        totals += torch.stack([_losses(outputs, yb, loss).double(), _accuracies(outputs, yb)]) * len(xb)
+        totals += torch.stack(stack.measure(xb, yb, loss)) * len(xb)
     values, accuracies = (totals / len(x)).cpu().numpy()
     return values, accuracies
 
@@ -1140,20 +824,22 @@ def _one(values: list[float]) -> float | list[float]:
 
 
 def _groups(stack: Stack, lr: list[float], layer_lr: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return parameter groups for an optimizer: the whole stack, or its columns where layers differ in rate."""
+    """Return parameter groups for an optimizer: the whole stack, or its columns where layers differ or are frozen."""
     stack.weights.grad = stack.gradients
-    if not layer_lr:
+    if not layer_lr and all(stack.trainable):
         return [{"params": [stack.weights], "lr": _one(lr)}]
     runs: list[tuple[str | None, int]] = []  # layer with a rate of its own (or None), and its columns' number
-    for name, shape in zip(stack.names, stack.shapes, strict=True):
+    for name, shape, trainable in zip(stack.names, stack.shapes, stack.trainable, strict=True):
         layer = name.rpartition(".")[0]
-        key = layer if layer in layer_lr else None
+        key = _FROZEN if not trainable else layer if layer in layer_lr else None
         before = runs.pop()[1] if runs and runs[-1][0] == key else 0
         runs.append((key, before + shape.numel()))
     sizes = [size for _, size in runs]
     columns = zip(stack.weights.split(sizes, dim=1), stack.gradients.split(sizes, dim=1), strict=True)
     groups: dict[str | None, dict[str, Any]] = {}
     for (key, _), (weights, gradients) in zip(runs, columns, strict=True):
+        if key == _FROZEN:
+            continue
         weights.grad = gradients
         rates = lr if key is None else layer_lr[key]
         groups.setdefault(key, {"params": [], "lr": _one(rates)})["params"].append(weights)
@@ -1163,7 +849,8 @@ def _groups(stack: Stack, lr: list[float], layer_lr: dict[str, list[float]]) -> 
 def _optimizer(stack: Stack, job: _Job) -> torch.optim.Optimizer:
     groups, weight_decay = _groups(stack, job.lr, job.layer_lr), _one(job.weight_decay)
     if job.optimizer == "sgd":
-        return optim.SGD(groups, momentum=_one(job.momentum), weight_decay=weight_decay, nesterov=job.nesterov)
+        nesterov = job.nesterov and any(job.momentum)  # some networks may have no momentum
+        return optim.SGD(groups, momentum=_one(job.momentum), weight_decay=weight_decay, nesterov=nesterov)
     return optim.Adam(groups, weight_decay=weight_decay, decoupled=job.optimizer == "adamw")
 
 
@@ -1186,7 +873,8 @@ def _schedule(job: _Job, steps_an_epoch: int, *, skip: int = 0) -> Iterator[floa
 
 def _per_model(name: str, value: Any, k: int) -> list[Any]:
     """Return one value for each network, checked."""
-    many = isinstance(value, (Sequence, np.ndarray, Tensor, range)) and not isinstance(value, str)
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy and torch
+    many = isinstance(value, Sequence) and not isinstance(value, str)
     values = [v.item() if hasattr(v, "item") else v for v in value] if many else [value] * k
     if len(values) != k:
         raise ValueError(f"{name} has {len(values)} values for {k} networks: give one, or one for each network")
@@ -1196,7 +884,7 @@ def _per_model(name: str, value: Any, k: int) -> list[Any]:
         whole = name in ("batch_size", "seed")
         if isinstance(v, bool) or not isinstance(v, int if whole else (int, float)):
             raise ValueError(f"{name} = {v!r}: a {'whole number' if whole else 'number'} is needed")
-        if not math.isfinite(v) or v < (1 if name == "batch_size" else 0):
+        if not math.isfinite(v) or v < (1 if name == "batch_size" else 0) or (whole and v >= 2**63):
             raise ValueError(f"{name} = {v!r}: must be {1 if name == 'batch_size' else 0} or more, and finite")
     return values
 
@@ -1215,10 +903,23 @@ def _check_choice(name: str, value: str | None, known: tuple[str | None, ...]) -
         raise ValueError(f"unknown {name} {value!r}; there are {', '.join(map(repr, known))}")
 
 
-def _check_at_least(**settings: tuple[int, int]) -> None:
+def _whole(**settings: tuple[int, int]) -> list[int]:
+    """Return whole numbers, each given with its minimum, as Python's own."""
     for name, (value, minimum) in settings.items():
-        if not isinstance(value, int) or value < minimum:
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < minimum:
             raise ValueError(f"{name} = {value!r}: must be a whole number, {minimum} or more")
+    return [operator.index(value) for value, _ in settings.values()]
+
+
+def _check_labels(name: str, y: Tensor, outputs: int | None) -> None:
+    """Refuse labels that no output stands for, and targets of another number of outputs."""
+    if y.is_floating_point() and y.shape[1] != outputs:
+        raise ValueError(f"{name}: targets {tuple(y.shape)} for networks of {outputs} outputs")
+    if not y.is_floating_point() and outputs is not None and not (y.min() >= 0 and y.max() < outputs):
+        raise ValueError(
+            f"{name}: labels from {y.min()} to {y.max()}, but the networks' {outputs} outputs stand for 0 to"
+            f" {outputs - 1}"
+        )
 
 
 def _parts(
@@ -1265,6 +966,7 @@ def _convert(
         raise ValueError(
             f"{name}: cross-entropy takes labels (N,) int64, y is {tuple(y.shape)} {y.dtype}; or use loss='mse'"
         )
-    if y.is_floating_point() and y.dim() != 2:
+    if y.dim() != 2 and (y.is_floating_point() or y.dim() != 1):
         raise ValueError(f"{name}: targets must be (N, outputs), y is {tuple(y.shape)}; unsqueeze(1) makes one output")
-    return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else torch.int64)
+    y = y.to(device, torch.int64 if y.dim() == 1 else dtype)  # one-hot targets may be integers
+    return aligned(x.to(device, dtype)), aligned(y)

@@ -529,15 +529,14 @@ def test_another_version_of_torch_is_refused(tmp_path: Path, monkeypatch) -> Non
         fit(tmp_path / "c")
 
 
-def test_random_state_counts_where_it_is_used(tmp_path: Path) -> None:
+def test_dropout_draws_from_the_seed_and_not_from_the_global_state(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    train("batch normalization, dropout", checkpoint=tmp_path / "c")
+    networks = [Normalized(s) for s in range(2)]
+    fit(tmp_path / "c", models=networks)
     torch.manual_seed(1)
-    with pytest.raises(ValueError, match="other random state"):
-        train("batch normalization, dropout", checkpoint=tmp_path / "c")
-    train("sgd", checkpoint=tmp_path / "d")
-    torch.manual_seed(2)
-    train("sgd", checkpoint=tmp_path / "d")
+    fit(tmp_path / "c", models=networks)
+    with pytest.raises(ValueError, match="seed"):
+        fit(tmp_path / "c", models=networks, seed=1)
 
 
 # --- Damaged, hostile and half-written files ---------------------------------------------------------------------

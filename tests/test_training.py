@@ -108,48 +108,6 @@ def test_stacked_equals_separate(kind: str, optimizer: str, shared_seed: bool) -
         np.testing.assert_allclose(history.train_accuracy[k], own.train_accuracy[0])
 
 
-@given(
-    widths=st.lists(st.integers(1, 6), min_size=1, max_size=3),
-    k=st.integers(1, 4),
-    activation=st.sampled_from(sorted(models.ACTIVATIONS)),
-    bias=st.booleans(),
-    own=st.booleans(),
-    loss=st.sampled_from(["cross_entropy", "mse"]),
-)
-@settings(max_examples=40, deadline=None)
-def test_gradients_of_a_stack_are_autograds(widths, k, activation, bias, own, loss) -> None:
-    networks = [models.mlp((4, *widths, 3), activation, bias=bias, seed=s).double() for s in range(k)]
-    generator = torch.Generator().manual_seed(0)
-    shape = (k, 5) if own else (5,)
-    x = torch.randn(*shape, 4, generator=generator, dtype=torch.float64)
-    y = torch.randint(0, 3, shape, generator=generator)
-    expected, losses = [], []
-    for i, model in enumerate(networks):
-        xi, yi = (x[i], y[i]) if own else (x, y)
-        output = model(xi)
-        value = (
-            F.cross_entropy(output, yi) if loss == "cross_entropy" else F.mse_loss(output, F.one_hot(yi, 3).double())
-        )
-        losses.append(value.item())
-        expected.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))]))
-    with training.Stack(networks, chunk=k) as stack:
-        values, _ = stack.backward(x, y, loss, own=own)
-        gradients = stack.gradients
-    torch.testing.assert_close(gradients, torch.stack(expected), rtol=1e-10, atol=1e-14)
-    np.testing.assert_allclose(values.numpy(), losses, rtol=1e-12)
-
-
-def test_softmax_and_padding_stack_too() -> None:
-    networks = [models.build("cifar-1", softmax=True, seed=s).double() for s in range(2)]
-    x = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = torch.stack([m(x).t() for m in networks])
-    for chunk in (1, 2):
-        with training.Stack(networks, chunk=chunk) as stack:
-            torch.testing.assert_close(stack.forward(x), expected)
-            torch.testing.assert_close(stack.forward(x.expand(2, *x.shape), own=True), expected)
-
-
 def make_residuals(k: int, **options) -> list[nn.Sequential]:
     return [models.residual((2, 3, 4), 3, size=12, activation="tanh", seed=s, **options).double() for s in range(k)]
 
@@ -167,47 +125,6 @@ def test_residual_networks_stack_too(skip: bool, chunk: int, seeds: list[int]) -
         assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_blocks_may_come_first_and_hold_dense_layers(own: bool) -> None:
-    """A block that is the first layer adds the examples, which all networks share, to what each makes of them."""
-
-    def build(kind: str, seed: int) -> nn.Module:
-        layers = {
-            "mlp": [
-                models.Block(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 6)), nn.Tanh()),
-                nn.Linear(6, 2),
-            ],
-            "cnn": [
-                models.Block(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1)), nn.ReLU()),
-                nn.Flatten(),
-                nn.Linear(288, 2),
-            ],
-        }
-        return models.initialize(nn.Sequential(*layers[kind]), seed).double()
-
-    for kind in ("mlp", "cnn"):
-        x, _ = make_data(kind, 3 * 7)
-        x = x.view(3, 7, *x.shape[1:]) if own else x
-        networks = [build(kind, s) for s in range(3)]
-        expected = torch.stack([m(x[k] if own else x).t() for k, m in enumerate(networks)])
-        with training.Stack(networks) as stack:
-            assert stack.chunk == 3
-            torch.testing.assert_close(stack.forward(x, own=own), expected)
-
-
-def test_blocks_with_unknown_layers_run_one_by_one() -> None:
-    networks = [
-        nn.Sequential(models.Block(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)), nn.ReLU())) for _ in range(2)
-    ]
-    with training.Stack(networks) as stack:
-        assert stack.chunk == 1
-
-
-def test_networks_that_differ_in_skip_connections_do_not_stack() -> None:
-    with pytest.raises(ValueError, match=r"models\[1\] differs"):
-        training.Stack([*make_residuals(1), *make_residuals(1, skip=False)])
-
-
 class Residual(nn.Module):
     """A network that is no plain Sequential and has buffers: it can only run by itself."""
 
@@ -220,17 +137,70 @@ class Residual(nn.Module):
         return x + self.norm(self.layers(x))
 
 
-def test_any_module_trains_one_by_one() -> None:
-    networks = [Residual(s).double() for s in range(2)]
+def test_a_network_with_dropout_ends_as_it_does_alone() -> None:
+    def build(seed: int) -> nn.Module:
+        return nn.Sequential(models.mlp((6, 9), seed=seed), nn.Dropout(), models.mlp((9, 3), seed=seed)).double()
+
+    options = {"epochs": 3, "lr": 0.1, "batch_size": 8}
+    together, before = [build(s) for s in range(3)], torch.get_rng_state()
+    training.fit(together, make_data("mlp"), seed=[4, 5, 5], **options)
+    assert torch.equal(torch.get_rng_state(), before)
+    for k, seed in enumerate([4, 5, 5]):
+        alone = build(k)
+        training.fit(alone, make_data("mlp"), seed=seed, **options)
+        assert torch.equal(flat(together[k]), flat(alone))
+    unlike = build(2)
+    training.fit(unlike, make_data("mlp"), seed=6, **options)
+    assert not torch.equal(flat(unlike), flat(together[2]))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("layer_lr", [None, {"3": 0.2}])
+def test_frozen_parameters_stay(k: int, layer_lr: dict[str, float] | None) -> None:
+    ours, theirs = make_mlps(k), make_mlps(k)
+    for model in (*ours, *theirs):
+        model[1].requires_grad_(False)
+    options = {"epochs": 2, "batch_size": 8, "momentum": 0.9, "weight_decay": 0.1}
+    training.fit(ours, make_data("mlp"), lr=0.1, layer_lr=layer_lr, **options)
+    for mine, model in zip(ours, theirs, strict=True):
+        start = model[1].weight.clone()
+        groups = [{"params": model[3].parameters(), "lr": 0.2 if layer_lr else 0.1}, {"params": model[5].parameters()}]
+        plain_loop(
+            model, make_data("mlp"), lambda _p, g=groups: torch.optim.SGD(g, 0.1, momentum=0.9, weight_decay=0.1),
+            epochs=2, batch_size=8, seed=0,
+        )  # fmt: skip
+        assert torch.equal(mine[1].weight, start)
+        assert not mine[1].weight.requires_grad
+        torch.testing.assert_close(flat(mine), flat(model), rtol=1e-10, atol=1e-14)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     x, y = make_data("mlp")
-    history = training.fit(networks, (x, y), epochs=5, batch_size=10, lr=0.1)
-    assert (history.train_loss[:, -1] < history.train_loss[:, 0]).all()
-    reference = Residual(1).double()
-    plain_loop(reference, (x, y), lambda p: torch.optim.SGD(p, 0.1), epochs=5, batch_size=10, seed=0)
-    assert (flat(networks[1]) - flat(reference)).norm() <= 1e-10 * flat(reference).norm()
-    torch.testing.assert_close(networks[1].norm.running_mean, reference.norm.running_mean)
-    with pytest.raises(ValueError, match="chunk = 2"):
-        training.fit(networks, (x, y), epochs=1, lr=0.1, chunk=2)
+    runs = []
+    for number, whole, seeds in (
+        (float, int, [0, 1]),
+        (np.float64, np.int64, np.arange(2)),
+        (lambda v: torch.tensor(v, dtype=torch.float64), np.int32, torch.arange(2)),
+    ):
+        networks = make_mlps(2)
+        training.fit(
+            networks, (x, y), epochs=whole(2), lr=number(0.1), momentum=[number(0.9), number(0.5)], batch_size=whole(8),
+            weight_decay=number(0.01), layer_lr={"1": number(0.2)}, schedule="step", step_size=whole(1),
+            gamma=number(0.5), seed=seeds, evaluate_every=whole(1), padding=whole(4),
+        )  # fmt: skip
+        runs.append(torch.stack([flat(model) for model in networks]))
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+    training.fit(make_mlps(1), (x, y), epochs=1, lr=np.float32(0.1), on_epoch=training.Checkpoints(np.int64(1)))
+
+
+def test_one_hot_targets_may_be_whole_numbers() -> None:
+    x, y = make_data("mlp")
+    values = [
+        training.evaluate(make_mlps(1), (x, targets), loss="mse")[0]
+        for targets in (y, F.one_hot(y, 3), F.one_hot(y, 3).bool(), F.one_hot(y, 3).float())
+    ]
+    assert values == [values[0]] * 4
 
 
 def test_evaluation_is_on_fixed_weights_and_data() -> None:
@@ -590,21 +560,6 @@ def test_networks_are_in_eval_mode_while_a_hook_sees_them_and_afterward() -> Non
     assert model[1].num_batches_tracked == 3
 
 
-def test_a_part_of_a_stack_computes_the_bits_of_the_whole() -> None:
-    """Alone it would lie otherwise in memory, and products of matrices may then round differently."""
-    x, y = torch.randn(9, 2, 12, 12), torch.randint(0, 3, (9,))
-    networks = [models.cnn((2, 3), (5, 3), size=12, seed=s) for s in range(5)]
-    with training.Stack(networks, chunk=2) as whole:
-        losses, _ = whole.backward(x, y, "cross_entropy")
-        gradients = whole.gradients.clone()
-    for first in (0, 2, 4):
-        part = networks[first : first + 2]
-        with training.Stack(part, chunk=2, first=first) as stack:
-            own, _ = stack.backward(x, y, "cross_entropy")
-            assert torch.equal(own, losses[first : first + 2])
-            assert torch.equal(stack.gradients, gradients[first : first + 2])
-
-
 def test_networks_own_their_weights_again_after_training_even_when_interrupted() -> None:
     networks = make_mlps(3)
 
@@ -624,15 +579,6 @@ def test_networks_own_their_weights_again_after_training_even_when_interrupted()
             storages.add(parameter.untyped_storage().data_ptr())
             assert parameter.requires_grad
     assert len(storages) == sum(len(list(m.parameters())) for m in networks)
-
-
-def test_tiny_networks_share_a_chunk_and_large_convolutions_run_alone() -> None:
-    x, _ = functions.sample("sinc", 300, -1, 1)
-    with training.Stack([models.build("fit-0", seed=s) for s in range(8)], example=x[:1], batch_size=300) as stack:
-        assert stack.chunk == 8
-    images = torch.zeros(1, 3, 32, 32)
-    with training.Stack([models.build("cifar-7", seed=s) for s in range(3)], example=images, batch_size=64) as stack:
-        assert stack.chunk == 1
 
 
 def test_epochs_to_convergence() -> None:
@@ -661,6 +607,13 @@ X, Y = make_data("mlp")
         ({"models": [make_mlps(1)[0], models.mlp((6, 3)).double()]}, r"models\[1\] differs from models\[0\]"),
         ({"models": [make_mlps(1)[0]] * 2}, "given twice"),
         ({"models": [nn.Flatten(), nn.Flatten()]}, "needs parameters"),
+        ({"models": make_mlps(1)[0].requires_grad_(False)}, "every parameter is frozen"),
+        ({"models": nn.Sequential(nn.Linear(6, 3), nn.Unflatten(1, (3, 1))).double()}, r"must give \(N, outputs\)"),
+        ({"epochs": True}, "epochs = True"),
+        ({"gamma": -2.0}, r"gamma = -2\.0"),
+        ({"gamma": math.nan}, "gamma = nan"),
+        ({"nesterov": True}, "nesterov needs a momentum"),
+        ({"seed": 2**64}, "seed = 1844"),
         ({"epochs": 0}, "epochs = 0"),
         ({"epochs": 2.5}, r"epochs = 2\.5"),
         ({"lr": [0.1, 0.2, 0.3]}, "lr has 3 values for 2 networks"),
@@ -686,6 +639,10 @@ X, Y = make_data("mlp")
         ({"dataset": (X[:0], Y[:0])}, "train: 0 examples"),
         ({"dataset": (X, X)}, "cross-entropy takes labels"),
         ({"dataset": (X, X[:, 0]), "loss": "mse"}, r"targets must be \(N, outputs\)"),
+        ({"dataset": (X, X[:, :1]), "loss": "mse"}, r"targets \(40, 1\) for networks of 3 outputs"),
+        ({"dataset": (X, Y - 1)}, r"train: labels from -1 to 1, but the networks' 3 outputs stand for 0 to 2"),
+        ({"dataset": (X, F.one_hot(Y))}, r"takes labels \(N,\) int64, y is \(40, 3\)"),
+        ({"labels": torch.stack([Y, Y + 1])}, "labels: labels from 0 to 3"),
         ({"labels": Y}, r"labels \(40,\) torch.int64: 2 networks and 40 labeled examples need \(2, 40\) int64"),
         ({"labels": torch.stack([Y, Y]).double()}, r"labels \(2, 40\) torch.float64"),
         ({"labels": torch.stack([Y, Y]), "dataset": (X, X), "loss": "mse"}, r"need \(2, 40\) int64"),
