@@ -22,6 +22,7 @@ ORDER = (
     "backprop",
     "checkpoint",
     "distribute",
+    "stack",
     "training",
     "representations",
     "statistics",
