@@ -328,8 +328,7 @@ def _release(folder: Path, data: Path | None) -> int:
     """Make the students' version of the lab in DIR: notebooks without solutions, what they need, and an index.
 
     The folder is complete or not there. An earlier release in DIR is replaced, unless somebody has worked in it; any
-    other folder is refused. In the release, the functions of labutils that would be an answer are compiled, for the
-    minor version of Python that runs this command. Needs nbgrader (the extra `teach`).
+    other folder is refused. Needs nbgrader (the extra `teach`).
     """
     from labs import release
 
@@ -337,8 +336,6 @@ def _release(folder: Path, data: Path | None) -> int:
     rows = {
         "release": made.folder,
         "notebooks": f"{len(made.points)}, {sum(made.points.values()):g} points",
-        "python": f"{made.python}, and no other minor version",
-        "sealed": ", ".join(made.sealed),
         "data": ", ".join(made.data) or "none (see --data)",
     }
     for key, value in rows.items():
