@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from labs import site
+from labs import pages
 from tests.benchmarks import Row, __main__, side_by_side
 
 FAST = Row("torch's / ours", 3.14159, 3, True, "n = 3")
@@ -57,7 +57,7 @@ def test_the_table_is_printed_and_kept(parts, tmp_path: Path, capsys: pytest.Cap
     ]
     assert {"cpu", "cores", "memory_gib", "system", "threads", "load_before"} == kept["machine"].keys()
     assert {"python", "labutils", "torch", "numpy"} <= kept["versions"].keys()
-    assert "**curvature**" in site.benchmarks_table(kept)
+    assert "**curvature**" in pages.benchmarks_table(kept)
 
 
 def test_a_goal_that_is_missed_is_an_error(parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,9 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from labs import runner, site
+from labs import pages, runner, site
 from labs.runner import LabsError, Project
 from tests.conftest import ROOT, TinyLab
 
@@ -135,32 +136,57 @@ def test_titles_tell_pages_apart(book: Site) -> None:
 
 @pytest.mark.notebook
 def test_every_notebook_is_a_page_with_a_figure_of_its_run(book: Site, named: list[str], results: Path) -> None:
-    pages = {Path(name).stem for name in book.pages if name.startswith("notebooks/")}
-    assert pages == set(named), "a notebook is missing in book/_toc.yml"
+    shown = {Path(name).stem for name in book.pages if name.startswith("notebooks/")}
+    assert shown == set(named), "a notebook is missing in book/_toc.yml"
     for name in named:
-        pictures = book.pages[f"notebooks/{name}.html"].find_all("img", src=lambda text: text.startswith("data:image/"))
+        pictures = book.pages[f"notebooks/{name}.html"].find_all("img")
         metrics = json.loads((results / name / "quick" / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["figures"]
         assert {figure["alt"] for figure in metrics["figures"]} <= {picture["alt"] for picture in pictures}
 
 
 @pytest.mark.notebook
-def test_the_claims_page_lists_every_claim(book: Site, named: list[str], results: Path) -> None:
-    page = BeautifulSoup(str(book.pages["claims.html"]), "html.parser")
-    rows = [" ".join(row.get_text(" ").split()) for row in page.select("article tr")]
-    count = 0
+def test_the_claims_page_lists_every_claim_once(book: Site, named: list[str], results: Path) -> None:
+    page = book.pages["claims.html"]
+    shown = {block["id"]: block for block in page.select("details.claim")}
     for name in named:
         metrics = json.loads((results / name / "quick" / "metrics.json").read_text(encoding="utf-8"))
         for claim in metrics["claims"]:
-            count += 1
-            links = page.find_all("a", href=f"notebooks/{name}.html")
-            assert links
-            # formulas and quotation marks are set differently: compare the plain words
-            words = [word for word in claim["text"].split() if word.isalpha()]
-            fitting = [row for row in rows if all(word in row for word in words) and claim["source"] in row]
-            assert any(claim["verdict"] in row for row in fitting), claim["text"]
-    first = page.select_one("table")
-    assert first.select("tr")[-1].select("td")[-1].get_text().strip() == str(count)
+            block = shown.pop(pages.Row(name, claim.get("id") or pages.anchor(claim["text"]), {}).anchor)
+            words = " ".join(block.get_text(" ").split())
+            assert all(word in words for word in claim["text"].split() if word.isalpha())
+            assert claim["verdict"] in words
+            assert block.find("a", href=re.compile(rf"notebooks/{name}.html"))
+    assert all(block.find(string=re.compile("quick run")) is None for block in shown.values())
+
+
+@pytest.mark.notebook
+def test_a_document_is_linked_where_a_page_names_it_first(book: Site) -> None:
+    text = book.pages["part2.html"].select_one("article")
+    assert [link.get_text() for link in text.select("a[href*='documents.html#d']")] == ["D1", "D2"]
+    assert all(not page.select("h1 a[href*='documents.html']") for page in book.pages.values())
+
+
+@pytest.mark.notebook
+def test_answers_and_long_code_are_folded_figures_numbered(book: Site, named: list[str]) -> None:
+    for name in named:
+        page = book.pages[f"notebooks/{name}.html"]
+        assert not [
+            code
+            for code in page.select("div.cell_input pre")
+            if "BEGIN SOLUTION" in code.get_text() and not code.find_parent("details")
+        ]
+        numbers = [tag.get_text() for tag in page.select("figure.numbered figcaption b")]
+        assert numbers == [f"Figure {name[:2]}.{count}" for count in range(1, len(numbers) + 1)] != []
+
+
+@pytest.mark.notebook
+def test_a_colon_in_a_docstring_makes_no_type(book: Site) -> None:
+    for name, page in book.pages.items():
+        types = [
+            tag.find_next("dd").get_text().strip() for tag in page.find_all("dt", string=re.compile("Return type"))
+        ]
+        assert not [text for text in types if re.search(r"[a-z] [a-z]+ [a-z]", text)], name
 
 
 @pytest.mark.notebook
@@ -232,10 +258,10 @@ def glossary() -> list[str]:
 
 def prose() -> dict[str, str]:
     """What the pages say, the glossary left out, and what the notebooks say and label."""
-    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")}
-    del pages["glossary.md"]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")}
+    del texts["glossary.md"]
     notebooks = {path.name: nbformat.read(path, as_version=4) for path in (ROOT / "notebooks").glob("*.ipynb")}
-    return pages | {name: "\n".join(cell.source for cell in read.cells) for name, read in notebooks.items()}
+    return texts | {name: "\n".join(cell.source for cell in read.cells) for name, read in notebooks.items()}
 
 
 def test_the_glossary_is_in_order_and_defines_what_the_text_refers_to() -> None:
@@ -306,7 +332,7 @@ def test_a_book_is_built_again_when_a_page_changes(tiny_book: TinyLab, tmp_path:
 
     assert [build(), build()] == [1, 1]
     assert built[0] == [
-        *("_config.yml", "_toc.yml", "claims.md", "intro.md"),
+        *("_config.yml", "_toc.yml", "claims.csv", "claims.md", "intro.md"),
         *("reference/index.md", "reference/labutils.cli.md", "reference/labutils.models.md"),
     ]
     page.write_text("# Another\n")
@@ -337,23 +363,23 @@ def publish_at(lab: TinyLab, url: str) -> None:
 def test_one_setting_gives_the_notebooks_launch_buttons(tiny_book: TinyLab, tmp_path: Path) -> None:
     assert yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["repository"]["url"] == ""
     publish_at(tiny_book, "https://github.com/someone/lab.git")
-    pages = Site(site.build(tiny_book.project, tiny_book.results, tmp_path / "set").parent).pages
-    links = [link["href"] for link in pages["notebooks/21_fit.html"].select(LAUNCH)]
+    built = Site(site.build(tiny_book.project, tiny_book.results, tmp_path / "set").parent).pages
+    links = [link["href"] for link in built["notebooks/21_fit.html"].select(LAUNCH)]
     assert links == [
         "https://mybinder.org/v2/gh/someone/lab/main?urlpath=lab/tree/notebooks/21_fit.ipynb",
         "https://colab.research.google.com/github/someone/lab/blob/main/notebooks/21_fit.ipynb",
     ]
     assert (tiny_book.root / "notebooks" / "21_fit.ipynb").is_file()
-    assert [name for name, page in pages.items() if page.select(LAUNCH)] == ["notebooks/21_fit.html"]
+    assert [name for name, page in built.items() if page.select(LAUNCH)] == ["notebooks/21_fit.html"]
     publish_at(tiny_book, "")
-    pages = Site(site.build(tiny_book.project, tiny_book.results, tmp_path / "unset").parent).pages
-    assert [name for name, page in pages.items() if page.select(LAUNCH)] == []
+    built = Site(site.build(tiny_book.project, tiny_book.results, tmp_path / "unset").parent).pages
+    assert [name for name, page in built.items() if page.select(LAUNCH)] == []
 
 
 def settings_for(lab: TinyLab, url: str) -> dict:
     path = lab.root / "book" / "_config.yml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"repository": {"url": url}}))
-    return yaml.safe_load(site._settings(path.read_bytes()))
+    return yaml.safe_load(site.settings(path.read_bytes()))
 
 
 def test_colab_opens_only_what_is_on_github(tiny_book: TinyLab) -> None:
@@ -379,25 +405,45 @@ def test_binder_finds_an_environment_with_cpu_torch() -> None:
     assert "-e ." in wanted[-1]["pip"]
 
 
-def test_a_book_for_students_shows_no_answers(tiny_book: TinyLab, tmp_path: Path, monkeypatch) -> None:
-    solution = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x  # the-answer\n    ### END SOLUTION"
-    check = (
-        "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(3) == 6  # the-hidden-one\n### END HIDDEN TESTS"
-    )
-    tiny_book.add("21_fit", solution, check)
+def test_a_book_for_students_shows_no_answers(tiny_book: TinyLab) -> None:
+    path = tiny_book.add("21_fit", "print(1)")
+    notebook = nbformat.read(path, as_version=4)
+    form = {"schema_version": 3, "task": False}
+    for source, meta in (
+        (SOLUTION, {"grade_id": "double", "grade": False, "solution": True, "locked": False}),
+        (CHECK, {"grade_id": "double-test", "grade": True, "solution": False, "locked": True, "points": 1}),
+    ):
+        notebook.cells.append(new_code_cell(source, metadata={"nbgrader": form | meta}))
+    nbformat.write(notebook, path)
     assert runner.execute(tiny_book.project, [tiny_book.run("21_fit")], tiny_book.results)[0].state == "done"
     config = tiny_book.root / "book" / "_config.yml"
     settings = yaml.safe_load(config.read_text())
-    settings.setdefault("sphinx", {})["extra_extensions"] = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+    settings["sphinx"]["config"]["extensions"] = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
     config.write_text(yaml.safe_dump(settings))
     for answers in (True, False):
-        pages = site._collect(tiny_book.project, tiny_book.results, answers)
-        text = pages["notebooks/21_fit.ipynb"].decode()
+        files = site.collect(tiny_book.project, tiny_book.results, answers)
+        shown = nbformat.reads(files["notebooks/21_fit.ipynb"].decode(), as_version=4)
+        text = "\n".join(cell.source for cell in shown.cells)
         assert ("the-answer" in text, "the-hidden-one" in text) == (answers, answers)
         assert "def double" in text
         assert "assert double(1) == 2" in text
-        assert (b"viewcode" in pages["_config.yml"]) == answers
-        assert b"autodoc" in pages["_config.yml"]
+        assert [output.text for cell in shown.cells for output in cell.get("outputs", [])] == ["1\n"]
+        assert ("hide-input" in shown.cells[-2].metadata.get("tags", [])) == answers, "an empty exercise is not folded"
+        assert "hide-input" in shown.cells[-1].metadata["tags"]
+        assert (b"viewcode" in files["_config.yml"]) == answers
+
+
+SOLUTION = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x  # the-answer\n    ### END SOLUTION"
+CHECK = "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(3) == 6  # the-hidden-one\n### END HIDDEN TESTS"
+
+
+def test_figures_get_a_number_and_their_text_as_caption(tmp_path: Path) -> None:
+    picture = {"text/html": "<img src='x' alt='A line.'>", "text/plain": "Figure loss: A <line>."}
+    cell = new_code_cell("run.figure(f, 'loss', alt='A line.')", outputs=[new_output("display_data", picture)] * 2)
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebook.ipynb")
+    shown = nbformat.reads(site.notebook_page(tmp_path / "notebook.ipynb", "21_fit").decode(), as_version=4)
+    texts = [output.data["text/html"] for output in shown.cells[0].outputs]
+    assert all(f"<b>Figure 21.{n}</b> A &lt;line&gt;.</figcaption>" in text for n, text in enumerate(texts, 1))
 
 
 def test_notebooks_that_are_not_done_make_no_book(tiny_book: TinyLab, tmp_path: Path) -> None:
@@ -407,210 +453,6 @@ def test_notebooks_that_are_not_done_make_no_book(tiny_book: TinyLab, tmp_path: 
     (tiny_book.root / "book" / "_toc.yml").unlink()
     with pytest.raises(LabsError, match=r"has no _toc\.yml"):
         site.build(tiny_book.project, tiny_book.results, tmp_path / "book")
-
-
-# --- Generated pages ---------------------------------------------------------------------------------------------
-
-
-def claim(text: str, source: str, verdict: str, mean: float = 0.42, **interval: float | None) -> dict:
-    numbers = {"mean": mean, "low": 0.31, "high": 0.53, "n": 8, "confidence": 0.95} | interval
-    return {"text": text, "source": source, "verdict": verdict, "measure": "mean effect", "interval": numbers} | {
-        "evidence": "nats"
-    }
-
-
-def source_run(*claims: dict, **parameters: object) -> dict:
-    data = {"name": "mnist", "fingerprint": "0123456789abcdef", "train": 60000, "test": 10000, "file": "mnist.npz"}
-    provenance = {"labutils": "0.1.0", "python": "3.11.7", "device": "cpu", "threads": 1, "data": [data]}
-    time = {"started": "2026-11-20T22:53:24+00:00", "wall_seconds": 3662.2}
-    return {"claims": list(claims), "parameters": parameters, "provenance": provenance, "time": time}
-
-
-def section(page: str, heading: str) -> str:
-    """What stands below a heading, up to the next one."""
-    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-
-
-def test_claims_are_grouped_by_document_with_both_verdicts(tiny_lab: TinyLab) -> None:
-    tiny_lab.add("21_fit", text="# Function fitting\n\nWho fits?")
-    tiny_lab.add("22_image", text="# Images\n\nDoes depth pay?")
-    deep, wide = "Deep fits *sooner* | $x<y$", "Wide wins"
-    quick = {
-        "21_fit": {
-            "claims": [claim(deep, "D2 1-1", "supported"), claim(wide, "D1 Q1", "inconclusive", low=None, high=None)]
-        },
-        "22_image": {"claims": [claim("So it is", "this lab", "not supported")]},
-    }
-    source_runs = {"21_fit": {"d2-sinc": source_run(claim(deep, "D2 1-1", "not supported", -0.42))}}
-    text = site.claims_page(tiny_lab.load(), quick, source_runs)
-    assert [line for line in text.splitlines() if line.startswith("#")] == [
-        "# What the sources claim, what our runs show",
-        "## Verdicts of the quick runs",
-        "## Do quick and source runs agree?",
-        "## D1",
-        "## D2",
-        "## this lab",
-        "## The source runs and their settings",
-    ]
-    counts = section(text, "Verdicts of the quick runs")
-    assert counts[counts.index("* - ") :].replace("\n  - ", " ").splitlines()[:5] == [
-        "* - Source {bdg-success}`✔ supported` {bdg-danger}`✘ not supported` {bdg-secondary}`? inconclusive` Claims",
-        "* - D1 0 0 1 1",
-        "* - D2 1 0 0 1",
-        "* - this lab 0 1 0 1",
-        "* - **All** 1 1 1 3",
-    ]
-    agree = section(text, "Do quick and source runs agree?")
-    assert agree[agree.index("* - D1") :].replace("\n  - ", " ").splitlines()[:4] == [
-        "* - D1 0 0 0 1 1",
-        "* - D2 0 0 1 0 1",
-        "* - this lab 0 0 0 1 1",
-        "* - **All** 0 0 1 2 3",
-    ]
-    assert "\n- Deep fits *sooner* | $x<y$<br>quick run {bdg-success}`✔ supported` · [d2-sinc](#run-21-fit-d2" in agree
-    row = section(text, "D2")
-    assert "* - Deep fits *sooner* | $x<y$<br>*D2 1-1 · [notebook 21](notebooks/21_fit.ipynb)*" in row
-    assert "{bdg-danger-line}`≠ opposite`" in row
-    assert "{bdg-success}`✔ supported`<br>mean effect 0.42 [0.31, 0.53], n = 8: nats" in row
-    assert "{bdg-danger}`✘ not supported` [d2-sinc](#run-21-fit-d2-sinc)<br>mean effect -0.42" in row
-    assert "-0.42 [0.31, 0.53], n = 8<br>*2026-11-20 · mnist `01234567`*" in row  # without saying "nats" again
-    assert "mean effect 0.42 [-inf, inf], n = 8: nats" in section(text, "D1")
-    assert text.count("*not recorded*") == 2
-
-
-@pytest.mark.parametrize(
-    ("quick", "sources", "agreement"),
-    [
-        ("supported", ["supported", "supported"], "same"),
-        ("inconclusive", ["inconclusive"], "same"),
-        ("supported", ["inconclusive"], "undecided"),
-        ("inconclusive", ["supported", "inconclusive"], "undecided"),
-        ("supported", ["not supported"], "opposite"),
-        ("inconclusive", ["supported", "not supported"], "opposite"),
-        ("supported", [], "one only"),
-        (None, ["supported", "not supported"], "one only"),
-    ],
-)
-def test_agreement_of_verdicts(quick: str | None, sources: list[str], agreement: str) -> None:
-    runs = {"quick": {"verdict": quick}} if quick else {}
-    runs |= {f"d{number}": {"verdict": verdict} for number, verdict in enumerate(sources)}
-    assert site._agreement(runs) == agreement
-
-
-def test_verdicts_have_the_symbols_that_notebooks_show() -> None:
-    from labutils.claims import SYMBOLS
-
-    assert {verdict: symbol for verdict, (_, symbol) in site.VERDICTS.items()} == SYMBOLS
-
-
-def test_claims_that_a_notebook_no_longer_makes_are_counted_not_shown(tiny_lab: TinyLab) -> None:
-    code = 'for name in ("d1", "d2"):\n    text = f"The deeper one fits sooner, on average ({name})."\n    print(text)'
-    tiny_lab.add("21_fit", code, "%time 3", "other = 'Wide networks win in the end'")
-    present = "The deeper one fits sooner, on average (d2)."
-    old = claim("D2's matrix shows fewer negative eigenvalues (d2).", "this lab", "supported")
-    recorded = {"21_fit": {"d2": source_run(claim(present, "D2 1-1", "supported"), old)}}
-    text = site.claims_page(tiny_lab.load(), {}, recorded)
-    assert present in text
-    assert "*not tested*" in text
-    assert "fewer negative" not in text
-    assert "Not shown: 1 recorded verdicts" in text
-    assert "(`21_fit:d2` 1)" in text
-    shown = site.claims_page(tiny_lab.load(), {"21_fit": {"claims": [old]}}, recorded)
-    assert "fewer negative" in shown
-    assert "Not shown" not in shown
-
-
-def test_a_claim_counts_for_the_source_that_the_present_notebook_names(tiny_lab: TinyLab) -> None:
-    tiny_lab.add("21_fit")
-    recorded = {"21_fit": {"d1": source_run(claim("So it is", "1-2", "supported"))}}
-    text = site.claims_page(
-        tiny_lab.load(), {"21_fit": {"claims": [claim("So it is", "D1 Q1", "supported")]}}, recorded
-    )
-    assert "## D1" in text
-    assert "## 1-2" not in text
-    assert "{bdg-success-line}`= same`" in section(text, "D1")
-
-
-def test_each_source_run_tells_date_data_machine_versions_and_settings(tiny_lab: TinyLab) -> None:
-    tiny_lab.add("21_fit")
-    quick = {
-        "21_fit": {"claims": [claim("So it is", "D1", "supported")], "parameters": {"n": 3, "seed": 0, "new": True}}
-    }
-    run = source_run(claim("So it is", "D1", "supported"), n=60000, seed=0, gone=[1, "a"])
-    run["provenance"] |= {"accelerator": "NVIDIA H200", "changed_since": ["code"]}
-    run["provenance"]["data"].append({"name": "digits", "fingerprint": "f" * 16, "train": 5, "test": 0, "file": None})
-    bare = {"claims": [], "parameters": {"n": 3, "seed": 0, "new": True}}
-    text = section(
-        site.claims_page(tiny_lab.load(), quick, {"21_fit": {"d1": run, "d2.x": bare}}),
-        "The source runs and their settings",
-    )
-    first, second = text.split("::::{dropdown} ")[1:]
-    assert first.startswith("21_fit:d1 · 2026-11-20 · mnist, digits\n:name: run-21-fit-d1\n")
-    assert "- Data: mnist (60,000 train, 10,000 test), file `mnist.npz`, fingerprint `0123456789abcdef`\n" in first
-    assert "- Data: digits (5 train), embedded, fingerprint `ffffffffffffffff`\n" in first
-    assert "- Started 2026-11-20 22:53:24 UTC, 1 h 1 min; on NVIDIA H200 with 1 thread\n" in first
-    assert "- Versions: labutils 0.1.0, python 3.11.7\n" in first
-    assert "these had changed since the run: code\n" in first
-    assert '* - `n`\n  - `60000`\n  - `3`\n* - `gone`\n  - `[1, "a"]`\n  - –\n* - `new`\n  - –\n  - `true`\n' in first
-    assert "seed" not in first
-    assert second.startswith("21_fit:d2.x\n:name: run-21-fit-d2-x\n")
-    assert "- Data: points of a function, which the notebook makes itself\n" in second
-    assert "No setting differs." in second
-
-
-def test_a_page_without_claims_says_so(tiny_lab: TinyLab) -> None:
-    tiny_lab.add("21_fit")
-    assert "No notebook has tested a claim yet." in site.claims_page(tiny_lab.load(), {"21_fit": {}}, {})
-    told = site.claims_page(tiny_lab.load(), {"21_fit": {"claims": [claim("So it is", "D1", "supported")]}}, {})
-    assert "None is recorded yet." in told
-
-
-def test_the_table_of_benchmarks(tiny_lab: TinyLab) -> None:
-    assert "No run of `make bench` is recorded yet." in site.benchmarks_table({})
-    row = {"part": "by_hand", "name": "ours / torch's", "ratio": 0.8512, "target": 1, "at_least": False} | {
-        "note": "n = 3", "against": "peer", "reached": True,
-    }  # fmt: skip
-    slow = row | {"part": "curvature", "name": "seconds", "ratio": 61.0, "target": 60, "against": "clock"}
-    machine = {
-        "cpu": "A CPU",
-        "cores": 2,
-        "memory_gib": 7.5,
-        "system": "Linux x86_64",
-        "threads": 2,
-        "load_before": 0.1,
-    }
-    kept = {"date": "2026-11-21T10:00:00+00:00", "machine": machine, "versions": {"torch": "2.13.0"}} | {
-        "rows": [row, slow | {"reached": False}]
-    }
-    text = site.benchmarks_table(kept)
-    assert text.startswith("2026-11-21: 1 of 2 goals reached.\n")
-    assert "- Machine: A CPU, 2 cores, 7.5 GiB, Linux x86_64\n- Threads: 2; load before the run: 0.1\n" in text
-    by_hand, curvature = text.split("**curvature**")
-    assert "**by hand**" in by_hand
-    assert "* - ours / torch's<br>*n = 3*\n  - peer\n  - 0.85\n  - ≤ 1\n  - {bdg-success}`✔ reached`" in by_hand
-    assert "  - clock\n  - 61.00 s\n  - ≤ 60 s\n  - {bdg-danger}`✘ missed`" in curvature
-
-
-def test_recorded_source_runs_are_found(tmp_path: Path) -> None:
-    assert site.published(tmp_path / "nothing") == {}
-    for name in ("21_fit/d1", "21_fit/d2", "22_image/d1"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"run": name}))
-    assert site.published(tmp_path) == {
-        "21_fit": {"d1": {"run": "21_fit/d1"}, "d2": {"run": "21_fit/d2"}},
-        "22_image": {"d1": {"run": "22_image/d1"}},
-    }
-
-
-def test_a_new_module_gets_a_page_by_itself(tiny_lab: TinyLab) -> None:
-    (tiny_lab.project.package / "similarity.py").write_text('"""Compares ``layers``.\n\nMore."""\n')
-    (tiny_lab.project.package / "__init__.py").write_text("")
-    pages = site.reference_pages(tiny_lab.project.package)
-    assert set(pages) == {
-        f"reference/{name}.md" for name in ("index", *(f"labutils.{m}" for m in ("cli", "models", "similarity")))
-    }
-    assert "* - [labutils.similarity](labutils.similarity.md)\n  - Compares `layers`.\n" in pages["reference/index.md"]
-    assert ".. automodule:: labutils.similarity\n" in pages["reference/labutils.similarity.md"]
 
 
 def test_nothing_that_a_student_imports_knows_the_command() -> None:

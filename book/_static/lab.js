@@ -1,0 +1,138 @@
+/* What the pages do beyond showing text: figures that open large, the claims page's filters, names for screen readers.
+   No library, no network; without JavaScript the pages read the same. */
+"use strict";
+
+(() => {
+  const make = (tag, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+
+  // --- Names and roles that the theme leaves out or gets wrong
+  const nameThings = () => {
+    for (const summary of document.querySelectorAll(".bd-docs-nav details > summary")) {
+      const link = summary.closest("li")?.querySelector(":scope > a");
+      if (link) summary.setAttribute("aria-label", `Pages of: ${link.textContent.trim()}`);
+    }
+    // what stands in this list has a role of its own, which a list must not hold
+    for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
+  };
+
+  // --- Figures: a click, a tap or Enter shows one as large as the window allows; Esc or another click closes it
+  const zoomFigures = () => {
+    const large = make("img");
+    const words = make("p");
+    const close = make("button", { type: "button", textContent: "Close", className: "btn btn-sm btn-secondary" });
+    const box = make("dialog", { className: "zoomed" }, make("div", {}, large), words, close);
+    box.setAttribute("aria-label", "Figure, enlarged");
+    box.addEventListener("click", (event) => {
+      if (event.target !== large) box.close();
+    });
+    document.body.append(box);
+    const open = (image) => {
+      large.src = image.currentSrc || image.src;
+      large.alt = image.alt;
+      large.classList.remove("whole");
+      const caption = image.closest("figure")?.querySelector("figcaption");
+      words.textContent = caption ? caption.textContent.replace("#", "").trim() : image.alt;
+      box.showModal();
+    };
+    // on a phone the figure first fits the window; another tap shows it at its own size, to be scrolled
+    large.addEventListener("click", () => large.classList.toggle("whole"));
+    for (const image of document.querySelectorAll("article img")) {
+      if (image.closest("a") || image.naturalWidth === 1) continue;
+      const button = make("button", { type: "button", className: "zoom", title: "Enlarge" });
+      button.setAttribute("aria-label", `Enlarge: ${image.alt.slice(0, 80)}`);
+      image.replaceWith(button);
+      button.append(image);
+      button.addEventListener("click", () => open(image));
+    }
+  };
+
+  // --- Blocks that open: those that a link or the paper wants to show
+  const openTarget = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const block = target && target.closest("details");
+    if (!block) return;
+    block.hidden = false;
+    block.open = true;
+    block.scrollIntoView();
+  };
+  const openForPaper = () => {
+    for (const block of document.querySelectorAll("article details:not([open])")) {
+      block.open = true;
+      window.addEventListener("afterprint", () => (block.open = false), { once: true });
+    }
+  };
+
+  // --- The claims page
+  const FILTERS = [
+    ["document", "Document"],
+    ["notebook", "Notebook"],
+    ["verdict", "Verdict"],
+    ["agreement", "Quick and source runs"],
+  ];
+  const values = (claim, kind) =>
+    [...claim.classList].filter((name) => name.startsWith(`${kind}-`)).map((name) => name.slice(kind.length + 1));
+  const label = (value) => value.replace(/^d(\d)$/, "D$1").replaceAll("-", " ");
+
+  const filterClaims = () => {
+    const place = document.querySelector(".claims-tools");
+    const claims = [...document.querySelectorAll("details.claim")];
+    if (!place || !claims.length) return;
+    const homes = new Map(claims.map((claim) => [claim, claim.parentElement]));
+    const sections = [...new Set(homes.values())];
+    const texts = new Map(claims.map((claim) => [claim, claim.textContent.toLowerCase()]));
+    const sorted = make("div");
+    place.after(sorted);
+
+    const field = (name, control) => make("label", {}, `${name} `, control);
+    const choose = (options) => make("select", { className: "form-select" }, ...options.map((o) => make("option", o)));
+    const selects = new Map();
+    for (const [kind, name] of FILTERS) {
+      const known = [...new Set(claims.flatMap((claim) => values(claim, kind)))].sort();
+      const options = [{ value: "", textContent: "all" }, ...known.map((value) => ({ value, textContent: label(value) }))];
+      selects.set(kind, choose(options));
+      place.append(field(name, selects.get(kind)));
+    }
+    const order = choose(
+      ["as on the page", "notebook", "document", "verdict"].map((value) => ({ value, textContent: value })),
+    );
+    const search = make("input", { type: "search", className: "form-control", placeholder: "words" });
+    const told = make("output", {});
+    place.append(field("Sort by", order), field("Search", search), told);
+
+    const apply = () => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let count = 0;
+      for (const claim of claims) {
+        const fits =
+          [...selects].every(([kind, { value }]) => !value || values(claim, kind).includes(value)) &&
+          words.every((word) => texts.get(claim).includes(word));
+        claim.hidden = !fits;
+        count += fits;
+      }
+      if (order.value === "as on the page") {
+        for (const claim of claims) homes.get(claim).append(claim);
+      } else {
+        const key = (claim) => values(claim, order.value).join();
+        sorted.append(...[...claims].sort((a, b) => key(a).localeCompare(key(b))));
+      }
+      for (const section of sections) section.hidden = !section.querySelector("details.claim:not([hidden])");
+      told.textContent = `${count} of ${claims.length} claims`;
+    };
+    for (const control of [...selects.values(), order]) control.addEventListener("change", apply);
+    search.addEventListener("input", apply);
+    apply();
+  };
+
+  document.addEventListener("DOMContentLoaded", () => {
+    nameThings();
+    zoomFigures();
+    filterClaims();
+    openTarget();
+    window.addEventListener("hashchange", openTarget);
+    window.addEventListener("beforeprint", openForPaper);
+  });
+})();

@@ -1,0 +1,335 @@
+"""The pages that the book makes by itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from labs import pages, runner
+from labs.runner import LabsError, Project
+from labutils.claims import SYMBOLS
+from tests.conftest import ROOT, TinyLab
+
+
+def claim(
+    id: str, verdict: str, text: str = "Deep fits sooner.", source: str = "D2 1-1", **more: Any
+) -> dict[str, Any]:
+    interval = {"mean": 0.42, "low": 0.31, "high": 0.53, "n": 8, "confidence": 0.95}
+    told = {"evidence": "measured 0.42 [0.31, 0.53] epochs, needs more than 0 · 8 seeds", "reason": "above 0"}
+    return {"id": id, "text": text, "source": source, "verdict": verdict, "interval": interval, **told, **more}
+
+
+def old_claim(text: str, verdict: str) -> dict[str, Any]:
+    made = claim("", verdict, text, measure="mean effect", evidence="nats")
+    del made["id"]
+    return made
+
+
+def source_run(*claims: dict[str, Any], **parameters: object) -> dict[str, Any]:
+    data = {"name": "mnist", "fingerprint": "0123456789abcdef", "train": 60000, "test": 10000, "file": "mnist.npz"}
+    provenance = {"labutils": "0.1.0", "python": "3.11.7", "device": "cpu", "threads": 1, "data": [data]}
+    time = {"started": "2026-11-20T22:53:24+00:00", "wall_seconds": 3662.2}
+    return {"claims": list(claims), "parameters": parameters, "provenance": provenance, "time": time}
+
+
+@pytest.fixture
+def lab(tiny_lab: TinyLab) -> TinyLab:
+    """A lab whose notebook makes the claim `deep`, and one for each network that it has."""
+    tiny_lab.add("21_fit", 'run.claim("deep", "…")', 'for n in "ab":\n    run.claim(f"wide-{n}", "…")', "%time 3")
+    return tiny_lab
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next one."""
+    assert f"\n## {heading}\n" in page, heading
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+# --- Text ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.text("ab <>&*_`$\\{}[]()#-+!|~^:\"'/=1.\n", max_size=40))
+def test_text_from_a_record_is_shown_as_it_is(text: str) -> None:
+    words = " ".join(text.split())
+    for before in ("", "- ", "* - "):
+        tokens = MarkdownIt("commonmark").parse(before + pages.plain(text))
+        inner = [child for token in tokens for child in token.children or []]
+        assert {child.type for child in inner} <= {"text", "text_special"}
+        assert "".join(child.content for child in inner) == words
+
+
+@pytest.mark.parametrize(
+    "word", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{ x }}", "```{raw} html"]
+)
+def test_nothing_in_a_record_becomes_markup(lab: TinyLab, word: str) -> None:
+    bad = claim("deep", "supported", text=word, source=word, evidence=word, reason=word)
+    run = source_run(bad, **{word: word})
+    run["provenance"]["data"][0] |= {"name": word, "file": word, "fingerprint": word}
+    run["provenance"] |= {"device": word, "torch": word, "changed_since": [word]}
+    run["time"]["started"] = word
+    page = pages.claims_page(
+        lab.load(),
+        {"21_fit": {"claims": [bad]}},
+        {"21_fit": {"d1": run, "d2": source_run(old_claim(word, "supported"))}},
+    )
+    assert word not in page
+    assert pages.plain(word)[:12] in page
+
+
+def test_no_cell_of_the_csv_is_a_formula(lab: TinyLab) -> None:
+    rows = [
+        pages.Row("21_fit", "deep", {"quick": claim("deep", "supported", "=HYPERLINK(1)", "@D2", needs={"above": 0.0})})
+    ]
+    [head, cells] = csv.reader(io.StringIO(pages.claims_csv(rows)))
+    told = dict(zip(head, cells, strict=True))
+    assert (told["text"], told["source"], told["run"], told["mean"], told["n"]) == (
+        "'=HYPERLINK(1)",
+        "'@D2",
+        "quick",
+        "0.42",
+        "8",
+    )
+
+
+# --- Claims -------------------------------------------------------------------------------------------------------
+
+
+def test_disagreements_come_first_each_claim_can_be_linked_and_filtered(lab: TinyLab) -> None:
+    quick = {
+        "21_fit": {"claims": [claim("deep", "supported"), claim("wide-a", "inconclusive", "Wide wins.", "this lab")]}
+    }
+    runs = {"21_fit": {"d2-sinc": source_run(claim("deep", "not supported", "Other words, the same claim."))}}
+    page = pages.claims_page(lab.load(), quick, runs)
+    first = section(page, "Where quick and source runs disagree")
+    assert "::::{dropdown} Deep fits sooner\\.<br>D2 1\\-1 · notebook 21 · quick {bdg-success}`✔ supported`" in first
+    assert ":name: claim-21-deep\n" in first
+    for name in ("document-d2", "notebook-21", "verdict-supported", "verdict-not-supported", "agreement-opposite"):
+        assert name in first.partition(":class-container: ")[2].partition("\n")[0].split()
+    assert "{bdg-danger}`✘ not supported` [d2\\-sinc](#run-21-fit-d2-sinc): measured 0\\.42" in first
+    assert "2026\\-11\\-20 · mnist" in first
+    assert "Other words" not in page
+    assert "Wide wins" in section(page, "Claims of this lab")
+    assert "No source run of it is recorded." in section(page, "Claims of this lab")
+    counts = page[page.index("* - **All**") :].replace("\n  - ", " ").splitlines()[0]
+    assert counts == "* - **All** 1 0 1 1 0 0 1 2"
+
+
+def test_ids_decide_which_claims_a_notebook_makes(lab: TinyLab) -> None:
+    made = pages.made_by(lab.load()["21_fit"])
+    assert [made(id) for id in ("deep", "wide-a", "wide-b-c", "deeper", "gone", "wide-")] == [True] * 3 + [False] * 3
+    recorded = {
+        "21_fit": {"d2": source_run(*(claim(id, "supported", f"It is {id}.") for id in ("deep", "wide-x", "gone")))}
+    }
+    rows, _ = pages.claim_rows(lab.load(), {}, recorded)
+    assert [(row.id, row.agreement) for row in rows] == [("deep", "one only"), ("wide-x", "one only")]
+    lab.add("21_fit", "run.claim(name, '…')")
+    assert len(pages.claim_rows(lab.load(), {}, recorded)[0]) == 3, "an id from a variable may be any"
+
+
+def test_records_without_ids_stand_apart_until_they_are_repeated(lab: TinyLab) -> None:
+    quick = {"21_fit": {"claims": [claim("deep", "supported", "Deep wins.")]}}
+    page = pages.claims_page(
+        lab.load(), quick, {"21_fit": {"d2": source_run(old_claim("Deep wins.", "not supported"))}}
+    )
+    assert "disagree" not in page
+    apart = section(page, "Recorded before claims had ids")
+    assert "{dropdown} 21\\_fit\\:d2: 1 ✘" in apart
+    assert "Deep wins\\. (D2 1\\-1): mean effect 0\\.42 \\[0\\.31\\, 0\\.53\\]\\, n \\= 8\\: nats" in apart
+
+
+@pytest.mark.parametrize(
+    ("quick", "sources", "agreement"),
+    [
+        ("supported", ["supported", "supported"], "same"),
+        ("inconclusive", ["inconclusive"], "undecided"),
+        ("supported", ["inconclusive"], "undecided"),
+        ("inconclusive", ["supported", "inconclusive"], "undecided"),
+        ("supported", ["not supported"], "opposite"),
+        ("inconclusive", ["supported", "not supported"], "opposite"),
+        ("supported", [], "one only"),
+        (None, ["supported", "not supported"], "one only"),
+    ],
+)
+def test_agreement_of_verdicts(quick: str | None, sources: list[str], agreement: str) -> None:
+    runs = {"quick": claim("a", quick)} if quick else {}
+    runs |= {f"d{number}": claim("a", verdict) for number, verdict in enumerate(sources)}
+    assert pages.Row("21_fit", "a", runs).agreement == agreement
+
+
+def test_verdicts_have_the_symbols_that_notebooks_show() -> None:
+    assert {verdict: symbol for verdict, (_, symbol) in pages.VERDICTS.items()} == SYMBOLS
+
+
+def test_each_source_run_tells_date_data_machine_versions_and_settings(lab: TinyLab) -> None:
+    quick = {"21_fit": {"claims": [claim("deep", "supported")], "parameters": {"n": 3, "seed": 0, "new": True}}}
+    run = source_run(claim("deep", "supported"), n=60000, seed=0, gone=[1, "a"])
+    run["provenance"] |= {"accelerator": "NVIDIA H200", "changed_since": ["code"]}
+    bare = {"claims": [], "parameters": {"n": 3, "seed": 0, "new": True}}
+    text = section(
+        pages.claims_page(lab.load(), quick, {"21_fit": {"d1": run, "d2.x": bare}}),
+        "The source runs and their settings",
+    ).replace("\\", "")
+    first, second = text.split("::::{dropdown} ")[1:]
+    assert first.startswith("21_fit:d1 · 2026-11-20 · mnist\n:name: run-21-fit-d1\n")
+    assert "- Data: mnist (60,000 train, 10,000 test), file mnist.npz, fingerprint 01234567\n" in first
+    assert "- Started 2026-11-20 22:53:24 UTC, 1 h 1 min; on NVIDIA H200 with 1 thread\n" in first
+    assert "- Versions: labutils 0.1.0, python 3.11.7\n" in first
+    assert "these had changed since the run: code\n" in first
+    assert '* - n\n  - 60000\n  - 3\n* - gone\n  - [1, "a"]\n  - –\n* - new\n  - –\n  - true\n' in first
+    assert "seed" not in first
+    assert second.startswith("21_fit:d2.x\n:name: run-21-fit-d2-x\n")
+    assert "- Data: points of a function, which the notebook makes itself\n" in second
+    assert "No setting differs." in second
+
+
+def test_a_page_without_claims_says_so(lab: TinyLab) -> None:
+    assert "No notebook has tested a claim yet." in pages.claims_page(lab.load(), {"21_fit": {}}, {})
+    assert "None is recorded yet." in pages.claims_page(
+        lab.load(), {"21_fit": {"claims": [claim("deep", "supported")]}}, {}
+    )
+
+
+def test_recorded_source_runs_are_found(tmp_path: Path) -> None:
+    assert pages.published(tmp_path / "nothing") == {}
+    for name in ("21_fit/d1", "22_image/d1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"run": name}))
+    assert pages.published(tmp_path) == {
+        "21_fit": {"d1": {"run": "21_fit/d1"}},
+        "22_image": {"d1": {"run": "22_image/d1"}},
+    }
+
+
+# --- Results ------------------------------------------------------------------------------------------------------
+
+REPORTED = yaml.safe_load((ROOT / "book" / "reported.yaml").read_text(encoding="utf-8"))
+TABLE_KEYS, ROW_KEYS = (
+    {"title", "about", "what", "ours", "columns", "compare", "kind", "rows"},
+    {"what", "reported", "key"},
+)
+
+
+def reported_rows() -> Iterator[tuple[dict[str, Any], dict[str, Any], Any, Any]]:
+    for tables in REPORTED.values():
+        for table in tables:
+            for index, row in enumerate(table["rows"]):
+                for column in table.get("columns", {"": None}).values():
+                    yield table, row, row.get("key", index), column
+
+
+def test_what_the_documents_report_is_well_formed_and_names_runs_that_exist() -> None:
+    labels = {run.label for run in runner.select(runner.load_notebooks(Project(ROOT)), profile="full")}
+    for table, row, _, _ in reported_rows():
+        assert set(table) <= TABLE_KEYS
+        assert {"what", "reported"} <= set(row) <= ROW_KEYS | {"ours", "claim"}, row
+        assert set(row.get("claim") or row.get("ours") or table["ours"]) <= labels
+        assert all(isinstance(one, str) for one in (row["reported"] if "columns" in table else [row["reported"]])), row
+
+
+def test_every_number_of_ours_is_in_the_published_runs() -> None:
+    """Where a notebook was changed and its runs repeated, book/reported.yaml has to follow."""
+    source_runs = pages.published(ROOT / "book" / "results")
+    found = [
+        pages.ours(row if "claim" in row else {"ours": table.get("ours")} | row, key, source_runs, column)[1]
+        for table, row, key, column in reported_rows()
+    ]
+    assert sum(values is not None for values in found) > 20
+
+
+RUNS = {"21_fit": {"d1": {
+    "metrics": {
+        "accuracy": [[0.83, 0.85, 0.84], [0.9, 0.91, 0.92]], "curve": [[1.0, 2.0], [1.5, 2.5]], "alphas": [-0.5, 0.1],
+    },
+    "parameters": {"rates": [0.1, 0.01]},
+    "claims": [claim("deep", "supported")],
+}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "found"),
+    [
+        (["accuracy", "$key"], 0, [0.83, 0.85, 0.84]),
+        (["accuracy", {"at": ["parameters", "rates"], "is": "$key"}], 0.01, [0.9, 0.91, 0.92]),
+        (["curve", "seeds", {"at": ["metrics", "alphas"], "is": "$key"}], 0.30000000000000004 - 0.2, [2.0, 2.5]),
+        (["accuracy", {"at": ["parameters", "rates"], "is": 3.0}], 0, None),  # a setting that the run does not have
+    ],
+)
+def test_ours_is_found_by_its_path(path: list, key: Any, found: list[float] | None) -> None:
+    assert pages.ours({"what": "x", "ours": {"21_fit:d1": path}}, key, RUNS) == ("21_fit:d1", found)
+
+
+@pytest.mark.parametrize(
+    "row", [{"ours": {"21_fit:d1": ["gone"]}}, {"ours": {"21_fit:d1": ["curve"]}}, {"claim": {"21_fit:d1": "gone"}}]
+)
+def test_a_path_that_leads_nowhere_is_an_error(row: dict[str, Any]) -> None:
+    with pytest.raises(LabsError, match=r"book/reported.yaml, 'x': 21_fit:d1 has no .*(gone|curve)"):
+        pages.ours({"what": "x"} | row, 0, RUNS)
+
+
+def test_results_stand_beside_the_reported_numbers() -> None:
+    rows = [
+        {"what": "first", "reported": "0.84"},
+        {"what": "second", "reported": "≈ 0.95"},
+        {"what": "third", "reported": "falls", "claim": {"21_fit:d1": "deep"}},
+        {"what": "fourth", "reported": "1.0", "ours": {"22_image:d2": ["loss"]}},
+    ]
+    page = pages.results_page(
+        {"D1": [{"title": "A table", "ours": {"21_fit:d1": ["accuracy", "$key"]}, "rows": rows}]}, RUNS
+    )
+    text = page.replace("\\", "").replace("\n  - ", " | ")
+    assert "* - first | 0.84 | 0.840 [0.815, 0.865], n = 3 {bdg-success}`✔`\n" in text
+    assert "* - second | ≈ 0.95 | 0.910 [0.885, 0.935], n = 3 {bdg-success}`✔`\n" in text
+    assert "* - third | falls | {bdg-success}`✔ supported` measured 0.42" in text
+    assert "* - fourth | 1.0 | missing\n" in text
+    assert "[21_fit:d1](#run-21-fit-d1); `labs run 22_image:d2`, which is missing." in text
+
+
+def test_losses_are_compared_by_their_logarithms() -> None:
+    losses = [0.13, 0.33, 0.34, 0.38, 0.99, 0.99, 0.99, 0.99]
+    assert pages.compare("≈ 0.05", losses, "ratio") == "higher"
+    assert pages.compare("0.2", losses, "ratio") == "as reported"
+    assert pages.compare("7", losses, "ratio") == "lower"
+    assert pages.compare("0.5", [0.5, 0.5]) == "", "two seeds tell nothing"
+
+
+# --- Benchmarks, reference ----------------------------------------------------------------------------------------
+
+
+def test_the_table_of_benchmarks() -> None:
+    assert "No run of `make bench` is recorded yet." in pages.benchmarks_table({})
+    row = {"part": "by_hand", "name": "ours / torch's", "ratio": 0.8512, "target": 1, "at_least": False} | {
+        "note": "n = 3", "against": "peer", "reached": True,
+    }  # fmt: skip
+    slow = row | {"part": "curvature", "name": "seconds", "ratio": 61.0, "target": 60, "against": "clock"}
+    machine = {"cpu": "A CPU", "cores": 2, "memory_gib": 7.5, "system": "Linux", "threads": 2, "load_before": 0.1}
+    kept = {"date": "2026-11-21T10:00:00+00:00", "machine": machine, "versions": {"torch": "2.13.0"}} | {
+        "rows": [row, slow | {"reached": False}]
+    }
+    text = pages.benchmarks_table(kept)
+    assert text.startswith("2026-11-21: 1 of 2 goals reached.\n")
+    by_hand, curvature = text.split("**curvature**")
+    assert "* - ours / torch's<br>*n = 3*\n  - peer\n  - 0.85\n  - ≤ 1\n  - {bdg-success}`✔ reached`" in by_hand
+    assert "  - clock\n  - 61.00 s\n  - ≤ 60 s\n  - {bdg-danger}`✘ missed`" in curvature
+
+
+def test_a_new_module_gets_a_page_by_itself_the_command_a_table(tiny_lab: TinyLab) -> None:
+    (tiny_lab.project.package / "similarity.py").write_text('"""Compares ``layers``.\n\nMore."""\n')
+    command = tiny_lab.root / "labs"
+    command.mkdir()
+    (command / "site.py").write_text('"""Builds the book."""\n')
+    made = pages.reference_pages(tiny_lab.project.package, command)
+    names = ("index", *(f"labutils.{module}" for module in ("cli", "models", "similarity")))
+    assert set(made) == {f"reference/{name}.md" for name in names}
+    assert "* - [labutils.similarity](labutils.similarity.md)\n  - Compares `layers`.\n" in made["reference/index.md"]
+    assert "* - labs.site\n  - Builds the book.\n" in made["reference/index.md"]
+    assert ".. automodule:: labutils.similarity\n" in made["reference/labutils.similarity.md"]
