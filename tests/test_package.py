@@ -1,4 +1,4 @@
-"""What holds for the module as a whole: who imports whom, docstrings with examples that run, types."""
+"""What holds for the two packages as a whole: who imports whom, docstrings with examples that run, types."""
 
 import ast
 import doctest
@@ -10,9 +10,9 @@ import pytest
 
 import labutils
 
-FOLDER = Path(labutils.__file__).parent
-# The plan's order, from the ground up: a module may import those before it, never one after it.
-ORDER = (
+ROOT = Path(labutils.__file__).parents[1]
+# From the ground up: a module may import those before it, never one after it; the command comes after all of labutils.
+SCIENCE = (
     "files",
     "identity",
     "functions",
@@ -35,21 +35,15 @@ ORDER = (
     "plotting",
     "record",
     "exercise",
-    "runner",
-    "cost",
-    "cluster",
-    "site",
-    "publish",
-    "release",
-    "doctor",
-    "cli",
 )
+COMMAND = ("freshness", "runner", "cost", "cluster", "pages", "release", "site", "publish", "doctor", "cli")
+ORDER = (*(f"labutils.{name}" for name in SCIENCE), *(f"labs.{name}" for name in COMMAND))
 each_module = pytest.mark.parametrize("name", ORDER)
 
 
 def public(name: str) -> list:
     """The functions and classes that a module defines for others."""
-    module = importlib.import_module(f"labutils.{name}")
+    module = importlib.import_module(name)
     return [
         thing
         for key, thing in vars(module).items()
@@ -60,27 +54,31 @@ def public(name: str) -> list:
 
 
 def test_every_module_has_its_place() -> None:
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*ORDER, "__init__"}
+    for package, modules in (("labutils", SCIENCE), ("labs", COMMAND)):
+        assert {path.stem for path in (ROOT / package).glob("*.py")} == {*modules, "__init__"}
 
 
 @each_module
 def test_imports_run_downwards(name: str) -> None:
-    used = set()
-    for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("labutils"):
-            below = node.module.removeprefix("labutils").removeprefix(".")
-            used |= {below} if below else {alias.name for alias in node.names}
-    assert used - {"__version__"} <= set(ORDER[: ORDER.index(name)])
+    tree, used = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text()), set()
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for node in set(ast.walk(tree)) - {inner for check in checks for inner in ast.walk(check)}:
+        match node:
+            case ast.ImportFrom(module="labutils" | "labs" as package, names=names):
+                used |= {f"{package}.{alias.name}" for alias in names}
+            case ast.ImportFrom(module=str() as module) if module.partition(".")[0] in ("labutils", "labs"):
+                used.add(module)
+    assert used - {"labutils.__version__"} <= set(ORDER[: ORDER.index(name)])
 
 
 @each_module
 def test_examples_in_docstrings_run(name: str, monkeypatch) -> None:
     monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
     monkeypatch.delenv("LABUTILS_RUN", raising=False)
-    assert doctest.testmod(importlib.import_module(f"labutils.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("name", ORDER[: ORDER.index("runner")])
+@pytest.mark.parametrize("name", [f"labutils.{name}" for name in SCIENCE])
 def test_what_notebooks_call_has_an_example_and_types(name: str) -> None:
     for thing in public(name):
         assert thing.__doc__, f"{name}.{thing.__name__} has no docstring"

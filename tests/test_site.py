@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import json
@@ -453,11 +452,3 @@ def test_notebooks_that_are_not_done_make_no_book(tiny_book: TinyLab, tmp_path: 
     (tiny_book.root / "book" / "_toc.yml").unlink()
     with pytest.raises(LabsError, match=r"has no _toc\.yml"):
         site.build(tiny_book.project, tiny_book.results, tmp_path / "book")
-
-
-def test_nothing_that_a_student_imports_knows_the_command() -> None:
-    for path in (ROOT / "labutils").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            used = [getattr(node, "module", None) or "", *names]
-            assert not [name for name in used if name.partition(".")[0] == "labs"], f"{path.name} imports the command"
