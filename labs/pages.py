@@ -558,7 +558,7 @@ def compare(reported: str, values: Sequence[float], kind: str = "mean") -> str:
         kind: "ratio" for positive numbers that are compared by their logarithms, such as losses.
 
     Example:
-        >>> compare("0.84", [0.83, 0.85, 0.84]), compare("0.9", [0.83, 0.85, 0.84]), compare("falls", [1.0, 2.0, 3.0])
+        >>> compare("0.84", [0.83, 0.85, 0.84]), compare("0.90", [0.83, 0.85, 0.84]), compare("falls", [1.0, 2.0, 3.0])
         ('as reported', 'lower', '')
     """
     match = re.fullmatch(r"(≈ ?)?(-?\d*\.?(\d*))", reported.strip())
