@@ -31,8 +31,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def nothing() -> Iterator[Row]:
         return iter(())
 
-    put(by_hand=nothing, curvature=nothing, similarity=nothing, training=nothing)
+    put(by_hand=nothing, curvature=nothing, fused=nothing, similarity=nothing, training=nothing)
     sys.modules["tests.benchmarks.bench_similarity"].PEERS = ("json",)
+    sys.modules["tests.benchmarks.bench_fused"].PEERS = ("json",)
     return put
 
 

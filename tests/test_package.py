@@ -22,6 +22,8 @@ SCIENCE = (
     "backprop",
     "checkpoint",
     "distribute",
+    "loops",
+    "fused",
     "stack",
     "training",
     "representations",

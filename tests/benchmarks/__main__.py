@@ -29,7 +29,7 @@ from tests.benchmarks import Row
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "_build" / "bench"
 PUBLISHED = ROOT / "book" / "results" / "benchmarks.json"
-PACKAGES = ("labutils", "torch", "torchvision", "numpy", "scipy", "ckatorch", "torch-cka")
+PACKAGES = ("labutils", "torch", "torchvision", "numpy", "scipy", "numba", "jax", "ckatorch", "torch-cka")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,7 +141,8 @@ def write(kept: dict[str, Any], out: Path) -> None:
 
 
 def _missing_peers() -> list[str]:
-    peers = importlib.import_module("tests.benchmarks.bench_similarity").PEERS
+    parts = [importlib.import_module(f"tests.benchmarks.bench_{part}") for part in ("fused", "similarity")]
+    peers = [name for part in parts for name in part.PEERS]
     return [name for name in peers if importlib.util.find_spec(name) is None]
 
 
