@@ -4,14 +4,14 @@ A check cell of a notebook calls the student's function through `attempt`, which
 would be the answer, and gives the result to `compare`::
 
     solve = exercise.attempt(linear_cka, without=["similarity.cka"])
+    generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        a, b = torch.randn(30, 4), torch.randn(30, 7)
+        a, b = (torch.randn(30, p, generator=generator) for p in (4, 7))
         expected = similarity.cka(a, b)
         exercise.compare(solve(a, b), expected, "CKA", causes={"the square is missing": sqrt(expected)})
 
-`labs release` reads the names after ``without=`` and seals these functions in the students' copy of labutils (see
-`labs.release`). Both keep an honest student from a shortcut. Neither stops one who is determined to get around it:
-whatever runs on a student's machine, the student can change.
+This keeps an honest student from a shortcut. It does not stop one who is determined to get around it: whatever runs on
+a student's machine, the student can change. Cases are drawn with a seed, so that one answer gets one verdict.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from torch import nn
 
 _HYPOTHESIS = 1e-4  # how near, relatively, a wrong result must come to what a mistake would give
 _FACTORS = 1000  # a single number counts as a multiple up to this one
+_REFUSED: list[str] = []  # by `without`, at the moment
 
 
 class Mistake(AssertionError):
@@ -52,7 +54,7 @@ def attempt(function: Callable[..., Any], without: Sequence[str] = ()) -> Callab
 
     Returns:
         A function that calls it, and raises `Mistake` if it is not written yet, returns None or changes what it is
-        given (tensors, arrays, lists of them, networks); an exception in it gets a note with its arguments.
+        given (tensors, arrays, networks, lists and dicts of them); an exception in it gets a note with its arguments.
 
     Raises:
         TypeError: there is no function.
@@ -68,30 +70,37 @@ def attempt(function: Callable[..., Any], without: Sequence[str] = ()) -> Callab
     if not callable(function):
         raise TypeError(f"attempt takes a function, not {function!r}: has its name been given to something else?")
     name = getattr(function, "__name__", type(function).__name__)
+    refused = globals()["without"]  # the argument has the function's name
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # a student's traceback in Jupyter shows the check and the student's code
-        given = _named(function, args, kwargs)
+        try:
+            given = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise Mistake(f"{name} does not take the arguments of the exercise: {error}") from None
         before = {key: _snapshot(value) for key, value in given.items()}
-        with _refusing(without):
-            try:
+        try:
+            with refused(*without):
                 result = function(*args, **kwargs)
-            except AnswerUsedError:
-                raise
-            except Exception as error:
-                if isinstance(error, NotImplementedError) and not error.args:
-                    raise Mistake(
-                        f"{name} is not written yet: replace `raise NotImplementedError()` by your code, run that cell,"
-                        " then this one"
-                    ) from None
-                error.add_note(f"{name} was called with " + _listed(given))
-                raise
+        except AnswerUsedError:
+            raise
+        except Exception as error:
+            if isinstance(error, NotImplementedError) and not error.args:
+                raise Mistake(
+                    f"{name} is not written yet: replace `raise NotImplementedError()` by your code, run that cell,"
+                    " then this one"
+                ) from None
+            error.add_note(
+                f"{name} was called with "
+                + (", ".join(f"{key} = {_described(value)}" for key, value in given.items()) or "no arguments")
+            )
+            raise
         for key, value in given.items():
             if not _unchanged(before[key], value):
-                raise Mistake(
-                    f"{name} changes its argument {key}: work on a copy (x = x - 1 makes one, x -= 1 does not)"
-                )
+                one = isinstance(value, torch.Tensor | np.ndarray)
+                how = "x = x - 1 makes one, x -= 1 does not" if one else f"copy.deepcopy({key}) makes one"
+                raise Mistake(f"{name} changes its argument {key}: work on a copy ({how})")
         if result is None:
             raise Mistake(f"{name} returns None: does it end with `return`?")
         return result
@@ -118,63 +127,33 @@ def without(*names: str) -> Iterator[None]:
         labutils.exercise.AnswerUsedError: this exercise asks you to write what models.count_parameters does: do not \
 call it, nor what is built on it
     """
-    with _refusing(names):
-        yield
-
-
-@contextmanager
-def _refusing(names: Sequence[str]) -> Iterator[None]:
     with ExitStack() as stack:
         for name in names:
-            stack.callback(_refuse(name))
+            stack.callback(_REFUSED.remove, name)
+            _REFUSED.append(name)
+            target = _find(name)
+            if isinstance(target, type):
+                stack.enter_context(mock.patch.object(target, "__init__", _refused))
+                continue
+            # Every reference to a function sees a change of its code: imports by another name, tables, wrappers.
+            function = inspect.unwrap(target)
+            if not isinstance(function, FunctionType) or function.__closure__:
+                raise ValueError(f"cannot refuse {name}: it is neither a class nor a plain function written in Python")
+            stack.callback(setattr, function, "__code__", function.__code__)
+            function.__code__ = _refused.__code__
         yield
-
-
-def _refuse(name: str) -> Callable[[], None]:
-    """Make calls of a function fail; return what ends that."""
-    target = find(name)
-    words = f"this exercise asks you to write what {name} does: do not call it, nor what is built on it"
-    code = _refused.__code__
-    code = code.replace(co_consts=tuple(words if const == "WORDS" else const for const in code.co_consts))
-    if isinstance(target, type):
-        own = vars(target).get("__init__")
-        target.__init__ = FunctionType(code, globals())  # type: ignore[misc]
-
-        def restore() -> None:
-            if own is None:
-                del target.__init__
-            else:
-                target.__init__ = own
-
-        return restore
-    # Every reference to a function sees a change of its code: imports by another name, tables, wrappers.
-    function = inspect.unwrap(target)
-    if not isinstance(function, FunctionType) or function.__closure__:
-        raise ValueError(f"cannot refuse {name}: it is neither a class nor a plain function written in Python")
-    was: CodeType = function.__code__
-    function.__code__ = code
-    return functools.partial(setattr, function, "__code__", was)
 
 
 def _refused(*_args: Any, **_kwargs: Any) -> None:
-    import labutils.exercise  # this code runs with the globals of another module
+    from labutils import exercise  # this code may run with the globals of another module
 
-    raise labutils.exercise.AnswerUsedError("WORDS")
+    names = " or ".join(exercise._REFUSED)
+    raise exercise.AnswerUsedError(
+        f"this exercise asks you to write what {names} does: do not call it, nor what is built on it"
+    )
 
 
-def find(name: str) -> Any:
-    """Return what a name of `without` means.
-
-    Args:
-        name: "module.function" of labutils, or the whole dotted name of something else.
-
-    Raises:
-        ValueError: there is nothing of that name.
-
-    Example:
-        >>> find("models.mlp").__module__, find("torch.optim.SGD").__name__
-        ('labutils.models', 'SGD')
-    """
+def _find(name: str) -> Any:
     for whole in (f"labutils.{name}", name):
         try:
             return pkgutil.resolve_name(whole)
@@ -183,48 +162,46 @@ def find(name: str) -> Any:
     raise ValueError(f"there is no {name}, neither in labutils nor elsewhere: a name such as 'similarity.cka' is meant")
 
 
-def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
-    except TypeError as error:
-        raise Mistake(f"{function.__name__} does not take the arguments of the exercise: {error}") from None
-
-
 def _snapshot(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, nn.Module):
-        return {key: part.detach().clone() for key, part in value.state_dict().items()}
-    if isinstance(value, list | tuple):
-        return [_snapshot(part) for part in value]
+    match value:
+        case torch.Tensor():
+            return value.detach().clone()
+        case np.ndarray():
+            return value.copy()
+        case nn.Module():
+            return _snapshot(value.state_dict())
+        case Mapping():
+            return {key: _snapshot(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_snapshot(part) for part in value]
     return None
 
 
 def _unchanged(before: Any, value: Any) -> bool:
-    if isinstance(value, torch.Tensor):
-        same = before.shape == value.shape and before.dtype == value.dtype
-        return same and torch.equal(before.nan_to_num(), value.detach().nan_to_num())
-    if isinstance(value, np.ndarray):
-        return np.array_equal(before, value, equal_nan=value.dtype.kind in "fc")
-    if isinstance(value, nn.Module):
-        now = value.state_dict()
-        return before.keys() == now.keys() and all(_unchanged(before[key], now[key]) for key in now)
-    if isinstance(value, list | tuple):
-        return len(before) == len(value) and all(map(_unchanged, before, value))
+    match value:
+        case torch.Tensor() | np.ndarray():
+            if before.shape != value.shape or before.dtype != value.dtype:
+                return False
+            value = value.detach() if isinstance(value, torch.Tensor) else value
+            return bool(((before == value) | ((before != before) & (value != value))).all())  # NaN stays NaN
+        case nn.Module():
+            return _unchanged(before, value.state_dict())
+        case Mapping():
+            return before.keys() == value.keys() and all(_unchanged(before[key], value[key]) for key in value)
+        case list() | tuple():
+            return len(before) == len(value) and all(map(_unchanged, before, value))
     return True
 
 
-def _listed(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {_described(value)}" for key, value in given.items()) or "no arguments"
-
-
 def _described(value: Any) -> str:
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return f"{type(value).__name__} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, nn.Module):
-        return f"a network ({type(value).__name__})"
+    match value:
+        case torch.Tensor() | np.ndarray():
+            return f"{type(value).__name__} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        case nn.Module():
+            return f"a network ({type(value).__name__})"
+        case list() | tuple() if any(isinstance(part, torch.Tensor | np.ndarray) for part in value):
+            more = f" and {len(value) - 4} more" if len(value) > 4 else ""
+            return f"a {type(value).__name__} of [{', '.join(map(_described, value[:4]))}]{more}"
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
@@ -250,7 +227,7 @@ def compare(
 
     Args:
         got: what the student's function returned: numbers, an array, a tensor, or where `expected` is one a list,
-            tuple or dict of these.
+            tuple or dict of these. A tuple does for a list, and a list for a tuple.
         expected: the right result.
         what: its name in the message, with the case at hand ("CKA of 30 × 4 and 30 × 7").
         rtol: largest difference that counts as equal, relative to the right number.
@@ -260,6 +237,7 @@ def compare(
 
     Raises:
         Mistake: the result is not the right one.
+        ValueError: there is NaN in what is expected: nothing equals it, so the check is wrong.
 
     Example:
         >>> compare(0.5, 0.25, "the loss of 8 examples", causes={"the square is missing": 0.5})
@@ -274,17 +252,17 @@ def compare(
 Likely cause: the sign.
     """
     __tracebackhide__ = True
-    if isinstance(expected, Mapping):
-        _compare_mappings(got, expected, what, rtol=rtol, atol=atol, hint=hint)
-        return
-    if isinstance(expected, list | tuple):
-        _compare_sequences(got, expected, what, rtol=rtol, atol=atol, hint=hint)
+    if isinstance(expected, Mapping | list | tuple):
+        for mine, right, name in _entries(got, expected, what):
+            compare(mine, right, name, rtol=rtol, atol=atol, hint=hint)
         return
     same_form(got, expected, what)
     right, mine = _numbers(expected, what), _numbers(got, what)
     wide = np.result_type(mine, right, np.float64)
     mine, right = mine.astype(wide), right.astype(wide)
-    wrong = ~np.isclose(mine, right, rtol=rtol, atol=atol, equal_nan=True)
+    if np.isnan(right).any():
+        raise ValueError(f"{what}: there is NaN in what is expected, and no result equals that: mend the check")
+    wrong = ~np.isclose(mine, right, rtol=rtol, atol=atol)
     if not wrong.any():
         return
     lost = ~np.isfinite(mine) & np.isfinite(right)
@@ -319,68 +297,76 @@ def same_form(got: Any, like: Any, what: str = "the result") -> None:
     __tracebackhide__ = True
     right, mine = _numbers(like, what), _numbers(got, what)
     if mine.shape != right.shape:
-        raise Mistake(f"{what}: shape {mine.shape}, expected {right.shape}{_about_shapes(mine, right)}.")
+        raise Mistake(f"{what}: shape {mine.shape}, expected {right.shape}{_about_shapes(mine, right)}")
     if right.dtype.kind in "bui" and mine.dtype.kind in "fc":
         raise Mistake(f"{what}: numbers of type {mine.dtype}, expected whole ones ({right.dtype}).")
     if mine.dtype.kind == "c" and right.dtype.kind != "c":
         raise Mistake(f"{what}: complex numbers, expected real ones.")
 
 
-def _compare_mappings(got: Any, expected: Mapping[Any, Any], what: str, **options: Any) -> None:
+def _entries(got: Any, expected: Any, what: str) -> Iterator[tuple[Any, Any, str]]:
+    """Yield the entries of a dict, list or tuple with the right ones and their names."""
     __tracebackhide__ = True
-    if not isinstance(got, Mapping):
-        raise Mistake(f"{what} is {_kind(got)}, expected a dict with the keys {list(expected)}.")
-    if missing := [key for key in expected if key not in got]:
-        raise Mistake(f"{what} lacks the keys {missing}; it has {list(got)}.")
-    if extra := [key for key in got if key not in expected]:
-        raise Mistake(f"{what} has keys that do not belong there: {extra}.")
-    for key, value in expected.items():
-        compare(got[key], value, f"{what}[{key!r}]", **options)
-
-
-def _compare_sequences(got: Any, expected: Sequence[Any], what: str, **options: Any) -> None:
-    __tracebackhide__ = True
+    if isinstance(expected, Mapping):
+        if not isinstance(got, Mapping):
+            raise Mistake(f"{what} is {_kind(got)}, expected a dict with the keys {list(expected)}.")
+        if missing := [key for key in expected if key not in got]:
+            raise Mistake(f"{what} lacks the keys {missing}; it has {list(got)}.")
+        if extra := [key for key in got if key not in expected]:
+            raise Mistake(f"{what} has keys that do not belong there: {extra}.")
+        yield from ((got[key], value, f"{what}[{key!r}]") for key, value in expected.items())
+        return
     if not isinstance(got, list | tuple):
         raise Mistake(f"{what} is {_kind(got)}, expected a {type(expected).__name__} of {len(expected)} entries.")
     if len(got) != len(expected):
         raise Mistake(f"{what} has {len(got)} entries, expected {len(expected)}.")
-    for i, (mine, right) in enumerate(zip(got, expected, strict=True)):
-        compare(mine, right, f"{what}[{i}]", **options)
+    yield from ((mine, right, f"{what}[{i}]") for i, (mine, right) in enumerate(zip(got, expected, strict=True)))
 
 
 def _kind(value: Any) -> str:
     if value is None:
         return "None (is a `return` missing?)"
-    if callable(value):
-        return f"the function {getattr(value, '__name__', value)} (are its parentheses missing?)"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__} (are its parentheses missing?)"
     return f"a {type(value).__name__}"
 
 
 def _numbers(value: Any, what: str) -> np.ndarray:
     __tracebackhide__ = True
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().resolve_conj().numpy()
     try:
-        numbers = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, tensors that need gradients
-        raise Mistake(f"{what} is {_kind(value)} that does not make an array: return one tensor or array.") from None
+        numbers = np.asarray(_plain(value))
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths
+        shapes = f": {_described(value)}" if isinstance(value, list | tuple) else ""
+        raise Mistake(
+            f"{what} is {_kind(value)} that does not make an array{shapes}; return one tensor or array."
+        ) from None
     if numbers.dtype.kind not in "buifc":
         raise Mistake(f"{what} is {_kind(value)}, expected numbers.")
     return numbers
 
 
+def _plain(value: Any) -> Any:
+    """Return tensors, also those in lists, as arrays."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu().resolve_conj().resolve_neg()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # numpy has no bfloat16
+
+
 def _about_shapes(mine: np.ndarray, right: np.ndarray) -> str:
     if right.ndim == 0:
-        return ", a single number: is a sum, mean or norm missing?" if mine.size > 1 else ": take its only entry"
+        return ", a single number: is a sum, mean or norm missing?" if mine.size > 1 else ": take its only entry."
     if mine.ndim == 0:
         return ": is it reduced to one number too early?"
     if mine.shape == right.shape[::-1]:
         return ": transposed?"
     if mine.squeeze().shape == right.squeeze().shape:
-        return ": an axis of length 1 is too many or missing"
+        return ": an axis of length 1 is too many or missing."
     if mine.size == right.size:
-        return ": the same number of entries, so reshape it, or keep it from being flattened"
-    return ""
+        return ": the same number of entries, so reshape it, or keep it from being flattened."
+    return "."
 
 
 def _apart(got: Any, expected: Any) -> tuple[str, str]:
@@ -399,55 +385,55 @@ def _likely(mine: np.ndarray, right: np.ndarray, causes: Mapping[str, Any], rtol
     near = max(rtol, _HYPOTHESIS)
     floor = max(atol, near * float(np.abs(right).max()) * 1e-2)
 
+    def alike(a: np.ndarray, b: np.ndarray) -> bool:
+        return a.shape == b.shape and np.allclose(a, b, rtol=near, atol=floor)
+
     def explains(value: Any) -> bool:
         value = np.asarray(_numbers(value, "a cause"), dtype=mine.dtype)
-        if value.shape != mine.shape or np.allclose(value, right, rtol=near, atol=floor):
-            return False  # what hardly differs from the right result explains nothing
-        return np.allclose(mine, value, rtol=near, atol=floor)
+        return alike(mine, value) and not alike(value, right)  # what hardly differs from the right one explains nothing
 
     for cause, value in causes.items():
         if explains(value):
             return cause
     if not mine.any():
         return "the result is never filled in, all is 0" if mine.ndim else None
-    common: list[tuple[str, Any]] = [("the sign", -right)]
-    if right.ndim == 2 and right.shape[0] == right.shape[1]:
-        common.append(("transposed", right.T))
-    if right.ndim:
-        common.append(("the order is reversed", np.flip(right, 0)))
-        if right.ndim > 1:
-            common.append(("the columns are in reversed order", np.flip(right, -1)))
-    common += [("rounded to whole numbers", np.round(right)), ("cut to whole numbers", np.trunc(right))]
-    if right.dtype.kind != "c" and (right >= 0).all():
-        common += [("squared once too often", right**2), ("a root too many, or a square is missing", np.sqrt(right))]
-    for cause, value in common:
+    for cause, value in _common_mistakes(mine, right):
         if explains(value):
             return cause
-    if np.allclose(mine, right, rtol=near, atol=floor):
+    if alike(mine, right):
         return "too few digits, as of float32" if np.allclose(mine, right, rtol=1e-5, atol=0) else None
-    if right.size > 1 and np.allclose(np.sort(mine, None), np.sort(right, None), rtol=near, atol=floor):
+    if right.size > 1 and alike(np.sort(mine, None), np.sort(right, None)):
         return "the right numbers in another order"
-    return _factor(mine, right, explains) or _shift(mine, right, explains)
+    return None
 
 
-def _factor(mine: np.ndarray, right: np.ndarray, explains: Callable[[Any], bool]) -> str | None:
+def _common_mistakes(mine: np.ndarray, right: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield mistakes with what they make of the right result."""
+    yield "the sign", -right
+    if right.ndim == 2 and right.shape[0] == right.shape[1]:
+        yield "transposed", right.T
+    if right.ndim:
+        yield "the order is reversed", np.flip(right, 0)
+        yield "the columns are in reversed order", np.flip(right, -1)
+    if right.dtype.kind == "c":
+        return
+    yield "rounded to whole numbers", np.round(right)
+    yield "cut to whole numbers", np.trunc(right)
+    if (right >= 0).all():
+        yield "squared once too often", right**2
+        yield "a root too many, or a square is missing", np.sqrt(right)
+    every = "all " if right.ndim else ""
     at = np.unravel_index(np.abs(right).argmax(), right.shape)
-    if not right[at] or not mine[at] or mine.dtype.kind == "c":
-        return None
-    ratio = mine[at] / right[at]
-    whole = max(abs(ratio), 1 / abs(ratio))
-    nice = whole < _FACTORS and abs(whole - round(whole)) < _HYPOTHESIS * whole
-    # any two single numbers have some ratio: only one that a mistake is likely to give says something
-    if not (nice or right.size > 2) or not explains(ratio * right):
-        return None
-    number = f"{round(whole)}" if nice else f"{whole:.4g}"
-    sign = " and of the other sign" if ratio < 0 else ""
-    size = "large" if abs(ratio) > 1 else "small"
-    return f"a factor: {'all ' if right.ndim else ''}{number} times too {size}{sign}"
-
-
-def _shift(mine: np.ndarray, right: np.ndarray, explains: Callable[[Any], bool]) -> str | None:
+    if right[at] and mine[at]:
+        ratio = mine[at] / right[at]
+        times = max(abs(ratio), 1 / abs(ratio))
+        nice = times < _FACTORS and abs(times - round(times)) < _HYPOTHESIS * times
+        # Any two single numbers have some ratio: only one that a mistake is likely to give says something.
+        if nice or right.size > 2:
+            size = "large" if abs(ratio) > 1 else "small"
+            number = f"{round(times)}" if nice else f"{times:.4g}"
+            sign = " and of the other sign" if ratio < 0 else ""
+            yield f"a factor: {every}{number} times too {size}{sign}", ratio * right
     shift = (mine - right).flat[0]
-    if right.size < 3 and abs(shift) not in (1.0, 2.0):
-        return None
-    return f"a constant: {'' if right.ndim == 0 else 'all '}off by {shift:+.4g}" if explains(right + shift) else None
+    if right.size > 2 or abs(shift) in (1.0, 2.0):
+        yield f"a constant: {every}off by {shift:+.4g}", right + shift

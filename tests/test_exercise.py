@@ -199,7 +199,7 @@ ANSWERED = {
 @pytest.mark.parametrize("key", list(ANSWERED))
 def test_the_answer_of_labutils_cannot_be_handed_in(key: str, desks: Callable[[str], Desk]) -> None:
     def borrowed(*args: Any, **kwargs: Any) -> Any:
-        return exercise.find(ANSWERED[key])(*args, **kwargs)
+        return exercise._find(ANSWERED[key])(*args, **kwargs)
 
     borrowed.__signature__ = inspect.signature(desks(key).right)  # type: ignore[attr-defined]
     with pytest.raises(AnswerUsedError, match=r"this exercise asks you to write what .* does: do not call it"):
@@ -370,7 +370,6 @@ def test_compare_accepts_what_is_right() -> None:
     compare(3, 3.0)
     compare((1.0, torch.ones(2)), [1.0, np.ones(2)])
     compare({"b": 1.0, "a": 2.0}, {"a": 2.0, "b": 1.0})
-    compare(math.nan, math.nan)
     compare(1.001, 1.0, rtol=1e-2)
     compare(1e-5, 0.0, atol=1e-4)
 
@@ -470,7 +469,7 @@ def test_without_refuses_a_function_by_every_way_to_it() -> None:
             lambda: backprop.backpropagate(nn.Sequential(), a, b),  # through a decorator
             lambda: models.count_parameters(nn.Linear(2, 2)),
         ):
-            with pytest.raises(AnswerUsedError, match=r"asks you to write what [\w.]+ does"):
+            with pytest.raises(AnswerUsedError, match=r"asks you to write what [\w. ]+ does"):
                 call()
         assert similarity.svcca(a, a) == pytest.approx(1)
     assert similarity.cka(a, b) == before
@@ -486,7 +485,7 @@ def test_without_refuses_classes_and_lets_them_go() -> None:
         "representations._Kept",
         "similarity.LayerMatching",
     ):
-        kind = exercise.find(name)
+        kind = exercise._find(name)
         before = vars(kind).get("__init__")
         with without(name), pytest.raises(AnswerUsedError, match=re.escape(name)):
             kind(parameters)
