@@ -2,6 +2,19 @@
 
 Figures are read on a phone as often as on a desk: few inches wide, labels beside the lines instead of a legend,
 colors that survive color blindness, and never color alone. What is one line of matplotlib stays matplotlib.
+
+Whole figures are drawn from long-format frames, as `training.sweep` returns them (one row a seed and epoch): `lines`
+with bands over seeds, `points`, `heatmaps` and `forest` (estimates with intervals, beside reported ones):
+
+    >>> import pandas as pd
+    >>> rows = [
+    ...     {"lr": lr, "seed": seed, "epoch": epoch, "loss": (1 + seed / 9) * (1 - lr) ** epoch}
+    ...     for lr in (0.1, 0.3) for seed in range(3) for epoch in range(5)
+    ... ]
+    >>> figure, ax = lines(pd.DataFrame(rows), x="epoch", y="loss", hue="lr", log=["loss"])
+    >>> [text.get_text() for text in ax.texts]  # at the lines' ends
+    ['lr 0.1', 'lr 0.3']
+    >>> plt.close(figure)
 """
 
 from __future__ import annotations
@@ -12,13 +25,15 @@ import html
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from matplotlib import colors as mcolors
 from matplotlib import patheffects, ticker
@@ -32,6 +47,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
     from matplotlib.transforms import Bbox
 
@@ -39,6 +55,9 @@ if TYPE_CHECKING:
 # at least 3:1 against white (their yellow has 1.3), and lightness tells apart what color blindness makes one hue.
 COLORS = ("#00508F", "#B23A00", "#4C9A68", "#D36DA8", "#222222", "#2492E8", "#A39000")
 
+DIVERGING = "RdBu_r"  # for signed numbers: white is 0
+LINES = ("-", "--", ":", "-.")
+MARKERS = "os^Dv<>"
 WIDTH = 7.0  # inches; at the saved resolution as wide as a page of the book
 _TEXT = "#222222"
 _MUTED = "#595959"
@@ -172,6 +191,7 @@ def curves(
     color: str | None = None,
     band: Literal["range", "interval"] | None = "range",
     linestyle: str = "-",
+    shade: float = 0.2,
 ) -> Line2D:
     """Draw repeated runs as one line, with a band for how far the runs differ.
 
@@ -194,6 +214,7 @@ def curves(
         color: Line color; by default the next of `COLORS`.
         band: "range", "interval" or None.
         linestyle: As in matplotlib, such as "--".
+        shade: How strongly the band is colored, from 0 (not at all) to 1.
 
     Returns:
         The line.
@@ -245,8 +266,8 @@ def curves(
         x, middle, low, high = _slices(x, middle, low, high, logarithmic=ax.get_xscale() == "log")
     marker = "o" if x.size <= 15 else None
     (line,) = ax.plot(x, middle, color=color, linestyle=linestyle, marker=marker, label=label)
-    if band and n > 1:
-        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0, label=_NOTE + note)
+    if band and n > 1 and shade:
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=shade, linewidth=0, label=_NOTE + note)
     return line
 
 
@@ -271,10 +292,8 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
     """
     for text in [text for text in ax.texts if text.get_gid() in ("line label", "band note")]:
         text.remove()
-    # Lines of fewer runs (some diverged) say so in their labels: the note of the most runs, the longest, will do.
-    notes = [str(c.get_label()) for c in ax.collections if str(c.get_label()).startswith(_NOTE)]
-    if note and notes:
-        _write_note(ax, max(notes, key=lambda text: (len(text), text)).removeprefix(_NOTE))
+    if note and (told := _told(ax)):
+        _write_note(ax, told)
 
     log_ticks(ax)
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
@@ -287,16 +306,19 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
     ends = np.array([_right_end(line, frame) for line in lines])
     farthest = max(_farthest(line, frame) for line in lines)
     size = mpl.rcParams["font.size"]
-    heights = np.array([1.25 * size * (1 + str(line.get_label()).count("\n")) for line in lines])
+    narrow = frame.width < 0.6 * figure.bbox.width
+    texts = [_wrapped(str(line.get_label())) if narrow else str(line.get_label()) for line in lines]
+    heights = np.array([1.25 * size * (1 + text.count("\n")) for text in texts])
     wanted = ends[:, 1] / point
     shifts = _spread(wanted, heights, frame.y0 / point, frame.y1 / point) - wanted
     outward = (farthest - ends[:, 0]) / point
     leaders = bool((np.abs(shifts) > 0.3 * size).any() or (outward > size).any())
-    for line, end, out, shift in zip(lines, ax.transData.inverted().transform(ends), outward, shifts, strict=True):
+    places = ax.transData.inverted().transform(ends)
+    for line, text, end, out, shift in zip(lines, texts, places, outward, shifts, strict=True):
         color = _readable(line.get_color())
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
         ax.annotate(
-            str(line.get_label()),
+            text,
             xy=end,
             xytext=(out + (16 if leaders else 6), shift),
             textcoords="offset points",
@@ -609,32 +631,391 @@ def heatmap(
         raise ValueError(
             f"a matrix of shape {matrix.shape} needs as many ylabels and xlabels, got {len(ylabels)} and {len(xlabels)}"
         )
-    low, high = limits or (None, None)
-    cmap = mpl.colormaps[mpl.rcParams["image.cmap"]].with_extremes(bad="#CCCCCC")
-    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, gid=_HEATMAP)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    ax.set_xticks(range(len(xlabels)), [str(name) for name in xlabels])
-    ax.set_yticks(range(len(ylabels)), [str(name) for name in ylabels])
+    image = _draw_cells(ax, matrix, xlabels, ylabels, annotate, limits)
     # Within the axes' own room: a bar as high as the matrix.
     bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0, 0.06, 1)), label=label)
     bar.outline.set_visible(False)
     bar.locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=np.issubdtype(matrix.dtype, np.integer))
+    if isinstance(engine := ax.figure.canvas.figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(w_pad=0.15)  # inches: the bar's label keeps off the next panel's
+    _fit_heatmaps(ax.figure.canvas.figure)
+    return bar
+
+
+def _draw_cells(
+    ax: Axes,
+    matrix: np.ndarray,
+    xlabels: Iterable[object],
+    ylabels: Iterable[object],
+    annotate: bool,
+    limits: tuple[float, float] | None,
+    *,
+    signed: bool = False,
+) -> AxesImage:
+    """Draw a matrix as cells, with empty texts for their numbers."""
+    low, high = limits or (None, None)
+    cmap = mpl.colormaps[DIVERGING if signed else mpl.rcParams["image.cmap"]].with_extremes(bad="#CCCCCC")
+    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, gid=_HEATMAP)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    for axis, names in ((ax.xaxis, xlabels), (ax.yaxis, ylabels)):
+        axis.set_ticks(range(len(names)), [f"{name:g}" if isinstance(name, float) else str(name) for name in names])
     if annotate:
         for (i, j), value in np.ndenumerate(matrix):
             color = "black" if _contrast(image.cmap(image.norm(value)), "black") > 4.5 else "white"
             ax.text(j, i, "", ha="center", va="center", color=color, gid=_CELL)
+    return image
 
-    figure = ax.figure.canvas.figure
-    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
-        engine.set(w_pad=0.15)  # inches: the bar's label keeps off the next panel's
-    figure.draw_without_rendering()  # settles the layout, which decides how much room a cell has
-    for other in figure.axes:
-        if any(image.get_gid() == _HEATMAP for image in other.get_images()):
-            _fit_names(other)
-            _fit_numbers(other)
-    return bar
+
+def _fit_heatmaps(figure: Figure) -> None:
+    """Fit names and numbers of all heatmaps of a figure to the room that its layout leaves them."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        if any(image.get_gid() == _HEATMAP for image in ax.get_images()):
+            _fit_names(ax)
+            _fit_numbers(ax)
+
+
+# --- From frames --------------------------------------------------------------------------------------------------
+
+
+def colors(values: Iterable[Any]) -> dict[Any, Any]:
+    """Return a color for each value, to be used in all figures in which the values mean the same.
+
+    Numbers get a scale from dark to light, so that color tells their order; names the seven colors of the house.
+
+    Args:
+        values: Names or numbers; repetitions do not count.
+
+    Returns:
+        Value to color; numbers in rising order, names in the given one.
+
+    Raises:
+        ValueError: If there are more than seven names, which nobody tells apart by color.
+
+    Example:
+        >>> colors(["deep", "wide", "deep"])
+        {'deep': '#00508F', 'wide': '#B23A00'}
+        >>> list(colors([0.1, 0.001]))
+        [0.001, 0.1]
+    """
+    known = list(dict.fromkeys(values))
+    if len(known) > 1 and all(isinstance(value, int | float | np.number) for value in known):
+        known.sort()
+        return dict(
+            zip(known, map(mcolors.to_hex, mpl.colormaps["plasma"](np.linspace(0, 0.6, len(known)))), strict=True)
+        )
+    if len(known) > len(COLORS):
+        raise ValueError(
+            f"{len(known)} names for {len(COLORS)} colors: {known}: show fewer, or give each a panel (col=)"
+        )
+    return dict(zip(known, COLORS, strict=False))
+
+
+def lines(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str | Sequence[str],
+    hue: str | None = None,
+    style: str | None = None,
+    col: str | None = None,
+    log: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    palette: Mapping[Any, Any] | None = None,
+    band: Literal["range", "interval"] | None = "range",
+    unit: str | Sequence[str] = "seed",
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """Draw a long-format frame as lines with bands over the seeds, labeled at their ends.
+
+    Args:
+        frame: One row an observation, with columns as named below.
+        x: Column of positions, numbers.
+        y: Column of heights; several get a panel each.
+        hue: Column whose values get a color each, and their name at the line's end.
+        style: Column whose values get a kind of line each, explained above the first panel: solid, dashed, dotted.
+        col: Column whose values get a panel each, side by side.
+        log: The columns among x and y that get a logarithmic axis.
+        labels: Column to what its axis says, such as {"loss": "cross-entropy"}; else the column's name.
+        palette: Value of hue to color, as `colors` returns it, where several figures share them.
+        band: As in `curves`: "range" around the median, "interval" around the mean, or None.
+        unit: Column or columns that tell repeated runs apart. Where the frame lacks it, rows are runs in their order.
+        **options: Passed on to `panels`, such as `height=2.6` or `sharey=True`; `columns=3` panels in a row.
+
+    Returns:
+        The figure, and its axes: one `Axes`; with several panels, a dict by the values of col, by the names of y, or
+        by both (name, value).
+
+    Raises:
+        ValueError: If a column is missing, or a unit has several values for one point of a line: then something else
+            varies that needs a hue, style or col, or `frame.query` to choose.
+
+    Example:
+        >>> frame = pd.DataFrame({"epoch": [0, 1] * 2, "loss": [2, 1, 3, 2], "network": ["a", "a", "b", "b"]})
+        >>> figure, axes = lines(frame, x="epoch", y="loss", col="network")
+        >>> list(axes)
+        ['a', 'b']
+        >>> plt.close(figure)
+    """
+    kinds = _values_of(frame, style)
+    figure, axes, parts = _panels_of(frame, x, y, col, log, labels, options, [hue, style])
+    palette = palette or colors(_values_of(frame, hue))
+    units = [one for one in ([unit] if isinstance(unit, str) else unit) if one in frame]
+    for ax, name, part in parts:
+        for value in _values_of(part, hue):
+            for kind in _values_of(part, style):
+                rows = part[_is(part, hue, value) & _is(part, style, kind)]
+                if rows.empty:
+                    continue
+                number = kinds.index(kind)
+                label = _named(hue, value) if hue else _named(style, kind) if style else f"_{name}"
+                curves(
+                    ax,
+                    *_runs(rows, x, name, units),
+                    f"_{label}" if hue and number else label,
+                    color=palette[value] if hue else COLORS[number],
+                    band=band,
+                    linestyle=LINES[number % len(LINES)],
+                    shade=0.0 if hue and number else 0.2,  # bands upon bands hide each other
+                )
+    words = zip(("solid", "dashed", "dotted", "dash-dotted"), kinds, strict=False)
+    told = [_told(parts[0][0]), ", ".join(f"{word}: {kind}" for word, kind in words) if hue and style else ""]
+    if note := "; ".join(filter(None, told)):
+        size = mpl.rcParams["font.size"] - 1.5
+        figure.suptitle(note, x=0.01, ha="left", fontsize=size, fontweight="normal", color=_MUTED)
+    for ax, _, _ in parts:
+        label_lines(ax, note=False)
+    return figure, axes
+
+
+def points(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str | Sequence[str],
+    hue: str | None = None,
+    style: str | None = None,
+    col: str | None = None,
+    log: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    palette: Mapping[Any, Any] | None = None,
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """Draw a long-format frame as points, one a row, with a legend below the figure.
+
+    Args:
+        frame: One row a point, with columns as named below.
+        x: Column of positions, numbers.
+        y: Column of heights; several get a panel each.
+        hue: Column whose values get a color each; without style, each a marker, too.
+        style: Column whose values get a marker each.
+        col: Column whose values get a panel each.
+        log: The columns among x and y that get a logarithmic axis.
+        labels: Column to what its axis says; else the column's name.
+        palette: Value of hue to color, as `colors` returns it.
+        **options: As in `lines`.
+
+    Returns:
+        The figure, and its axes, as from `lines`.
+
+    Raises:
+        ValueError: If a column is missing.
+
+    Example:
+        >>> frame = pd.DataFrame({"sharpness": [1, 2, 4], "gap": [0.1, 0.3, 0.2], "batch": [10, 10, 100]})
+        >>> figure, ax = points(frame, x="sharpness", y="gap", hue="batch", log=["sharpness"])
+        >>> [text.get_text() for text in figure.legends[0].texts]
+        ['batch 10', 'batch 100']
+        >>> plt.close(figure)
+    """
+    figure, axes, parts = _panels_of(frame, x, y, col, log, labels, options, [hue, style])
+    palette = palette or colors(_values_of(frame, hue))
+    hues, kinds = _values_of(frame, hue), _values_of(frame, style)
+    drawn: dict[str, Any] = {}
+    for ax, name, part in parts:
+        for value in hues:
+            for kind in kinds:
+                rows = part[_is(part, hue, value) & _is(part, style, kind)]
+                label = ", ".join(_named(*one) for one in ((hue, value), (style, kind)) if one[0])
+                marker = MARKERS[(kinds.index(kind) if style else hues.index(value)) % len(MARKERS)]
+                color = palette[value] if hue else COLORS[0]
+                drawn[label] = ax.scatter(
+                    rows[x], rows[name], color=color, marker=marker, s=26, alpha=0.75, linewidth=0
+                )
+        ax.margins(0.06)
+        log_ticks(ax)
+    if hue or style:
+        figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=min(len(drawn), 3))
+    return figure, axes
+
+
+def heatmaps(
+    tables: Mapping[str, pd.DataFrame],
+    label: str,
+    *,
+    signed: bool = False,
+    limits: tuple[float, float] | None = None,
+    annotate: bool = True,
+    **options: Any,
+) -> tuple[Figure, dict[str, Axes]]:
+    """Draw tables as heatmaps, a panel each, on one scale with one color bar.
+
+    Args:
+        tables: Title to table, as `frame.pivot` makes it: names of rows and columns label the cells, the names of index
+            and columns the axes.
+        label: What the colors mean, with its unit.
+        signed: The numbers have a sign that matters: a diverging map, white at 0.
+        limits: Values at the two ends of the scale; by default from the least to the greatest number of all tables.
+        annotate: Write the numbers into the cells where they fit.
+        **options: As in `panel_each`, such as `columns=3` or `height=3.2`.
+
+    Returns:
+        The figure, and its axes by title.
+
+    Raises:
+        ValueError: If there is no table.
+
+    Example:
+        >>> table = pd.DataFrame([[1.0, -0.5], [-0.5, 1.0]], index=["a", "b"], columns=["a", "b"])
+        >>> figure, axes = heatmaps({"weights": table.rename_axis(index="row", columns="column")}, "r", signed=True)
+        >>> axes["weights"].get_xlabel(), axes["weights"].get_images()[0].get_clim()
+        ('column', (-1.0, 1.0))
+        >>> plt.close(figure)
+    """
+    figure, axes = panel_each(tables, **{"height": 3.2} | options)
+    if limits is None:
+        every = np.concatenate([np.asarray(table, dtype=np.float64).ravel() for table in tables.values()])
+        largest = float(np.nanmax(np.abs(every)))
+        limits = (-largest, largest) if signed else (float(np.nanmin(every)), float(np.nanmax(every)))
+    for title, table in tables.items():
+        ax = axes[title]
+        _draw_cells(ax, np.asarray(table), table.columns, table.index, annotate, limits, signed=signed)
+        ax.set(xlabel=table.columns.name or "column", ylabel=table.index.name or "row")
+    bar = figure.colorbar(ax.get_images()[0], ax=list(axes.values()), label=label, shrink=0.9, aspect=25)
+    bar.outline.set_visible(False)
+    _fit_heatmaps(figure)
+    return figure, axes
+
+
+def forest(
+    ax: Axes, table: pd.DataFrame, *, reported: str | None = None, names: tuple[str, str] = ("ours", "reported")
+) -> None:
+    """Draw estimates with their intervals, a row each, beside those that somebody reported.
+
+    Args:
+        ax: Where to draw; the label of its x axis is the caller's.
+        table: Columns mean, low and high, from the top; the index names the rows, and its name the axis.
+        reported: A further column, drawn as crosses.
+        names: What dots and crosses are, written above the axes.
+
+    Raises:
+        ValueError: If a column is missing.
+
+    Example:
+        >>> figure, ax = panels()
+        >>> table = pd.DataFrame({"mean": [0.9], "low": [0.8], "high": [1.0], "paper": [0.95]}, index=["CKA"])
+        >>> forest(ax, table, reported="paper", names=("ours", "Kornblith et al."))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['CKA']
+        >>> plt.close(figure)
+    """
+    _check_columns(table, "mean", "low", "high", reported)
+    places = np.arange(len(table))
+    ax.hlines(places, table["low"], table["high"], color=COLORS[0], linewidth=5, alpha=0.35)
+    ax.plot(table["mean"], places, "o", color=COLORS[0], markersize=7)
+    note = f"● {names[0]}, with 95 % interval"
+    if reported:
+        ax.plot(table[reported], places, "x", color=COLORS[1], markersize=8, markeredgewidth=2)
+        note += f"   × {names[1]}"
+    ax.set(ylim=(len(table) - 0.5, -0.5), ylabel=table.index.name or "row")
+    ax.set_yticks(places, [str(name) for name in table.index])
+    _write_note(ax, note)
+
+
+def _panels_of(
+    frame: pd.DataFrame,
+    x: str,
+    y: str | Sequence[str],
+    col: str | None,
+    log: Sequence[str],
+    labels: Mapping[str, str] | None,
+    options: dict[str, Any],
+    more: Sequence[str | None],
+) -> tuple[Figure, Any, list[tuple[Axes, str, pd.DataFrame]]]:
+    """Return a figure, its axes for the caller, and for each panel the axes, the column to draw and its rows."""
+    names, values = [y] if isinstance(y, str) else list(y), _values_of(frame, col)
+    _check_columns(frame, x, *names, col, *more)
+    log, labels = [log] if isinstance(log, str) else log, labels or {}
+    if len(names) > 1 and col:
+        options.pop("columns", None)
+        figure, grid = panels(len(names), len(values), squeeze=False, **{"sharex": "col"} | options)
+    else:
+        total = max(len(names), len(values))
+        columns = min(options.pop("columns", 2), total)
+        figure, grid = panels(ceil(total / columns), columns, squeeze=False, **options)
+        for ax in grid.flat[total:]:
+            ax.remove()
+    parts, axes = [], {}
+    for ax, (name, value) in zip(grid.flat, [(name, value) for name in names for value in values], strict=False):
+        ax.set(xscale="log" if x in log else "linear", yscale="log" if name in log else "linear")
+        ax.set_ylabel(labels.get(name, name))
+        if len(names) == 1 or not col or name == names[-1]:
+            ax.set_xlabel(labels.get(x, x))
+        if col and name == names[0]:
+            ax.set_title(_named(col, value))
+        key = (name, value) if len(names) > 1 and col else value if col else name
+        axes[key] = ax
+        parts.append((ax, name, frame[_is(frame, col, value)]))
+    return figure, axes if len(parts) > 1 or col else parts[0][0], parts
+
+
+def _values_of(frame: pd.DataFrame, column: str | None) -> list[Any]:
+    """Return the values of a column: numbers and categories in their order, others as they come; [None] for none."""
+    if column is None:
+        return [None]
+    _check_columns(frame, column)
+    values = frame[column]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return [value for value in values.cat.categories if (values == value).any()]
+    known = list(values.dropna().unique())
+    return sorted(known) if pd.api.types.is_numeric_dtype(values) and values.dtype != bool else known
+
+
+def _is(frame: pd.DataFrame, column: str | None, value: Any) -> pd.Series:
+    return pd.Series(True, frame.index) if column is None else frame[column] == value
+
+
+def _runs(rows: pd.DataFrame, x: str, y: str, units: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions (points,) and values (runs, points) of one line."""
+    if not units:
+        rows = rows.assign(run=rows.groupby(x).cumcount())
+        units = ["run"]
+    if rows.duplicated([*units, x]).any():
+        row = rows[rows.duplicated([*units, x])].iloc[0]
+        where = ", ".join(f"{name} {row[name]}" for name in [*units, x])
+        raise ValueError(
+            f"several values of {y!r} for {where} on one line: name what varies as hue, style or col, or choose with"
+            " frame.query"
+        )
+    table = rows.pivot(index=units, columns=x, values=y)
+    return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
+
+
+def _named(column: str | None, value: Any) -> str:
+    """Return a value as a reader needs it: a number with the name of its column."""
+    return (
+        f"{column} {value:g}"
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _check_columns(frame: pd.DataFrame, *names: str | None) -> None:
+    for name in names:
+        if name is not None and name not in frame:
+            raise ValueError(f"no column {name!r}; there are {', '.join(map(repr, frame))}")
 
 
 def _cell_width(ax: Axes) -> float:
@@ -721,6 +1102,18 @@ def _farthest(line: Line2D, frame: Bbox) -> float:
     x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
     shown = line.get_transform().transform(np.column_stack([x, y])[np.isfinite(x) & np.isfinite(y)])
     return float(np.clip(shown[:, 0].max(initial=frame.x0), frame.x0, frame.x1))
+
+
+def _wrapped(label: str) -> str:
+    """Return a label in short lines, so that it leaves a narrow panel its width."""
+    parts = label.replace(" (", "\n(").split("\n")
+    return "\n".join(textwrap.fill(part, 14, break_long_words=False) for part in parts)
+
+
+def _told(ax: Axes) -> str:
+    """Return what the lines and bands of `curves` are: of the most runs, as lines of fewer say so in their labels."""
+    notes = [str(c.get_label()) for c in ax.collections if str(c.get_label()).startswith(_NOTE)]
+    return max(notes, key=lambda text: (len(text), text), default="").removeprefix(_NOTE)
 
 
 def _write_note(ax: Axes, note: str) -> None:

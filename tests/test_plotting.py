@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import matplotlib.pyplot as plt
 import nbclient
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +37,7 @@ from labutils.plotting import (
     slider,
     use_style,
 )
-from labutils.record import SavedFigure
+from labutils.record import SavedFigure, _missing_labels
 from labutils.statistics import mean_interval
 
 mpl.use("Agg")
@@ -751,3 +753,130 @@ plotting.slider(figure, lambda y: dot.set_ydata([0, y]), [1, 2], static, label="
     figures = "run/figures" if headless else "results/99_slider/interactive/figures"
     assert (tmp_path / figures / "dots.png").is_file()
     nbformat.validate(book)
+
+
+# --- From frames
+
+
+def sweep(**settings: list) -> pd.DataFrame:
+    """A frame as training.sweep returns it: one row for each combination, seed, epoch and part."""
+    names = list(settings)
+    rows = [
+        dict(zip(names, values, strict=True))
+        | {"seed": seed, "epoch": epoch, "part": part, "loss": 1.0 + seed - epoch / 9}
+        for values in itertools.product(*settings.values())
+        for seed in range(3)
+        for epoch in range(4)
+        for part in ("train", "test")
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(accuracy=1 / (1 + frame.loss))
+
+
+def test_lines_draws_a_median_and_a_band_over_seeds_for_each_hue():
+    frame = sweep(lr=[0.1, 0.01]).query("part == 'test'")
+    figure, ax = plotting.lines(frame, x="epoch", y="loss", hue="lr", log=["loss"], labels={"loss": "cross-entropy"})
+    first, second = ax.get_lines()
+    assert [line.get_label() for line in (first, second)] == ["lr 0.01", "lr 0.1"]
+    np.testing.assert_allclose(first.get_ydata(), 2 - np.arange(4) / 9)
+    assert [line.get_color() for line in (first, second)] == list(plotting.colors([0.1, 0.01]).values())
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale(), ax.get_yscale()) == (
+        "epoch",
+        "cross-entropy",
+        "linear",
+        "log",
+    )
+    assert figure.get_suptitle() == "Median and range of 3 runs"
+    assert [text.get_text() for text in ax.texts] == ["lr 0.01", "lr 0.1"]
+
+
+def test_lines_tells_styles_apart_by_dashes_and_says_which():
+    figure, axes = plotting.lines(sweep(data=["a", "b"]), x="epoch", y="loss", hue="data", style="part")
+    assert [line.get_linestyle() for line in axes.get_lines()] == ["-", "--", "-", "--"]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    assert figure.get_suptitle() == "Median and range of 3 runs; solid: train, dashed: test"
+    assert len(axes.collections) == 2  # bands upon bands hide each other
+    _, alone = plotting.lines(sweep(data=["a"]), x="epoch", y="loss", style="part")
+    assert [text.get_text() for text in alone.texts] == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "titles"),
+    [
+        ({"y": "loss", "col": "data"}, ["a", "b"], ["a", "b"]),
+        ({"y": ["loss", "accuracy"], "hue": "data"}, ["loss", "accuracy"], ["", ""]),
+        (
+            {"y": ["loss", "accuracy"], "col": "data"},
+            [("loss", "a"), ("loss", "b"), ("accuracy", "a"), ("accuracy", "b")],
+            ["a", "b", "", ""],
+        ),
+    ],
+)
+def test_lines_gives_panels_by_column_and_by_measure(options, keys, titles):
+    figure, axes = plotting.lines(sweep(data=["a", "b"]), x="epoch", style="part", **options)
+    assert list(axes) == keys
+    assert [ax.get_title(loc="left") for ax in axes.values()] == titles
+    assert record_accepts(figure)
+
+
+def record_accepts(figure) -> bool:
+    return _missing_labels(figure) == []
+
+
+def test_a_diverged_seed_is_left_out_and_said():
+    frame = sweep(data=["a"]).query("part == 'test'")
+    frame.loc[(frame.seed == 2) & (frame.epoch > 1), "loss"] = np.nan
+    _, ax = plotting.lines(frame, x="epoch", y="loss", hue="data")
+    assert [text.get_text() for text in ax.texts] == ["a (1 of 3 diverged)"]
+
+
+def test_what_varies_unnamed_is_refused():
+    with pytest.raises(ValueError, match=r"several values of 'loss' for seed 0, epoch 0 on one line: name what varies"):
+        plotting.lines(sweep(lr=[0.1, 0.2]).query("part == 'test'"), x="epoch", y="loss")
+    with pytest.raises(ValueError, match=r"no column 'rate'; there are 'lr', 'seed'"):
+        plotting.lines(sweep(lr=[0.1]), x="epoch", y="loss", hue="rate")
+
+
+def test_colors_are_the_same_for_the_same_names_and_ordered_for_numbers():
+    assert plotting.colors(["b", "a", "b"]) == {"b": COLORS[0], "a": COLORS[1]}
+    by_number = plotting.colors(range(10))
+    lightness = [plotting._luminance(color) for color in by_number.values()]
+    assert lightness == sorted(lightness)
+    assert all(plotting._contrast(color, "white") >= 3 for color in by_number.values())
+    with pytest.raises(ValueError, match="8 names for 7 colors"):
+        plotting.colors("abcdefgh")
+
+
+def test_points_have_color_and_marker_and_a_legend():
+    frame = sweep(data=["a", "b"], lr=[1, 2])
+    figure, ax = plotting.points(frame, x="loss", y="accuracy", hue="data", style="lr", log=["loss"])
+    assert [text.get_text() for text in figure.legends[0].texts] == ["a, lr 1", "a, lr 2", "b, lr 1", "b, lr 2"]
+    assert len(ax.collections) == 4
+    assert sum(len(drawn.get_offsets()) for drawn in ax.collections) == len(frame)
+    assert record_accepts(figure)
+
+
+def test_heatmaps_share_a_scale_that_is_white_at_zero_for_signed_numbers():
+    table = pd.DataFrame([[1.0, -3.0], [0.5, np.nan]], index=pd.Index([0.1, 0.01], name="lr"), columns=["a", "b"])
+    figure, axes = plotting.heatmaps({"one": table, "two": table / 2}, "effect", signed=True)
+    assert {ax.get_images()[0].get_clim() for ax in axes.values()} == {(-3.0, 3.0)}
+    image = axes["one"].get_images()[0]
+    assert min(image.cmap(image.norm(0.0))[:3]) > 0.95
+    assert [label.get_text() for label in axes["one"].get_yticklabels()] == ["0.1", "0.01"]
+    assert axes["one"].get_ylabel() == "lr"
+    assert record_accepts(figure)
+    _, axes = plotting.heatmaps({"one": table}, "effect")
+    assert axes["one"].get_images()[0].get_clim() == (-3.0, 1.0)
+
+
+def test_a_forest_shows_ours_beside_the_reported():
+    _, ax = plotting.panels()
+    table = pd.DataFrame(
+        {"mean": [0.9, 0.1], "low": [0.8, 0.0], "high": [1.0, 0.2], "paper": [0.95, np.nan]}, ["CKA", "CCA"]
+    )
+    plotting.forest(ax, table, reported="paper", names=("ours", "theirs"))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["CKA", "CCA"]
+    assert ax.get_ylim() == (1.5, -0.5)
+    assert ax.texts[0].get_text() == "● ours, with 95 % interval   × theirs"
+    with pytest.raises(ValueError, match="no column 'low'"):
+        plotting.forest(ax, table.drop(columns="low"))
