@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from labutils.statistics import INTERVALS, Interval, Kind, seeds_needed
+from labutils.statistics import INTERVALS, Interval, Kind, as_array, seeds_needed
 
 Verdict = Literal["supported", "not supported", "inconclusive"]
 
@@ -292,7 +292,7 @@ def show(as_html: str, as_text: str) -> None:
 
 def _values(id: str, measured: ArrayLike, kind: Kind) -> np.ndarray:
     """Return what was measured as an array, once it is fit for its kind."""
-    values = np.asarray(measured.detach().cpu() if hasattr(measured, "detach") else measured)
+    values = as_array(measured)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"claim {id!r}: measured must have shape (seeds,), one value a seed, got {values.shape}")
     if kind == "share":

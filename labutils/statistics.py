@@ -77,7 +77,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         2.0 [-0.5, 4.5], n = 3
     """
     _check_confidence(confidence)
-    x = _one_dimensional(np.asarray(values, dtype=np.float64))
+    x = _one_dimensional(as_array(values).astype(np.float64))
     if not np.isfinite(x).all():
         raise ValueError(
             f"{np.count_nonzero(~np.isfinite(x))} of {x.size} values are NaN or infinite: a mean over them is"
@@ -121,7 +121,7 @@ def share_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
         0.88 [0.47, 1.00], n = 8
     """
     _check_confidence(confidence)
-    outcomes = _one_dimensional(np.asarray(successes))
+    outcomes = _one_dimensional(as_array(successes))
     if outcomes.dtype != np.bool_:
         raise TypeError(
             f"successes must be booleans, one a seed, got {outcomes.dtype}: compare first, as in accuracy > 0.9"
@@ -168,12 +168,12 @@ def correlation_interval(values: ArrayLike, confidence: float = 0.95) -> Interva
     z = mean_interval(_fisher_z(values), confidence)
     low, mean, high = (tanh(part) for part in (z.low, z.mean, z.high))
     if z.low == z.high:
-        low = mean = high = float(np.median(values))
+        low = mean = high = float(np.median(as_array(values)))
     return Interval(mean, low, high, z.n, confidence)
 
 
 def _fisher_z(values: ArrayLike) -> np.ndarray:
-    r = np.asarray(values, dtype=np.float64)
+    r = as_array(values).astype(np.float64)
     if (np.abs(r) > 1 + 1e-12).any():  # what rounding may add; NaN is for mean_interval to refuse
         raise ValueError(f"correlations lie between -1 and 1, got {r[np.abs(r) > 1].flat[0]}")
     return np.arctanh(r.clip(-_MOST_CORRELATED, _MOST_CORRELATED))
@@ -203,12 +203,12 @@ def ratio_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     with np.errstate(over="ignore"):
         low, mean, high = (float(np.exp(part)) for part in (logarithms.low, logarithms.mean, logarithms.high))
     if logarithms.low == logarithms.high:
-        low = mean = high = float(np.asarray(values, dtype=np.float64)[0])
+        low = mean = high = float(as_array(values).astype(np.float64)[0])
     return Interval(mean, low, high, logarithms.n, confidence)
 
 
 def _logarithms(values: ArrayLike) -> np.ndarray:
-    x = np.asarray(values, dtype=np.float64)
+    x = as_array(values).astype(np.float64)
     if (x <= 0).any():
         raise ValueError(f"ratios must be positive, got {x[x <= 0].flat[0]}: for a difference take mean_interval")
     return np.log(x)
@@ -261,7 +261,7 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confi
     else:
         if found.n == 1:
             return None
-        scale = {"mean": np.asarray, "correlation": _fisher_z, "ratio": _logarithms}[kind]
+        scale = {"mean": as_array, "correlation": _fisher_z, "ratio": _logarithms}[kind]
         x, limit = np.asarray(scale(values), dtype=np.float64), float(scale(threshold))
         distance, spread = abs(x.mean() - limit), x.std(ddof=1)
 
@@ -297,7 +297,7 @@ def pair_effects(values: ArrayLike) -> np.ndarray:
         >>> pair_effects([[0, 1, 1], [1, 0, 0], [1, 0, 0]]).round(6).tolist()  # the third pair fails
         [2.0, 0.0, 0.0]
     """
-    v = np.array(values, dtype=np.float64)
+    v = as_array(values).astype(np.float64)
     if v.ndim != 2 or v.shape[0] != v.shape[1] or len(v) < 3:
         raise ValueError(f"values must be (seeds, seeds) of 3 seeds or more, got shape {v.shape}")
     np.fill_diagonal(v, 0.0)
@@ -380,7 +380,7 @@ def exceeds(values: ArrayLike, threshold: float, confidence: float = 0.95) -> Ex
     if not isfinite(threshold):
         raise ValueError(f"threshold = {threshold}: must be a finite number")
     interval = mean_interval(values, confidence)  # checks the values
-    x = np.asarray(values, dtype=np.float64)
+    x = as_array(values).astype(np.float64)
     if x.size < 2:
         raise ValueError("a single value says nothing about the spread: a test needs two seeds or more")
     above, error = x - threshold, float(x.std(ddof=1) / sqrt(x.size))
@@ -498,7 +498,7 @@ def pearson_table(
 
 
 def _variable(name: str, values: ArrayLike) -> np.ndarray:
-    x = np.asarray(values, dtype=np.float64)
+    x = as_array(values).astype(np.float64)
     if x.ndim != 1 or x.size < 4:
         raise ValueError(f"{name!r} must be (n,) with 4 values or more, one a training, got shape {x.shape}")
     if not np.isfinite(x).all():
@@ -514,6 +514,22 @@ def _fisher(r: float, width: float) -> tuple[float, float]:
     if abs(r) == 1:
         return r, r
     return tanh(atanh(r) - width), tanh(atanh(r) + width)
+
+
+def as_array(values: ArrayLike) -> np.ndarray:
+    """Return values as a numpy array; tensors of any type and on any device, also in a list, are values like others.
+
+    Example:
+        >>> import torch
+        >>> as_array([torch.tensor(0.5, dtype=torch.bfloat16), 1.0])
+        array([0.5, 1. ])
+    """
+    if isinstance(values, list | tuple):
+        return np.asarray([as_array(value) for value in values])
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        return np.asarray(values.double() if values.is_floating_point() else values)  # numpy has no bfloat16
+    return np.asarray(values)
 
 
 def _one_dimensional(values: np.ndarray) -> np.ndarray:

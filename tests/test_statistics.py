@@ -8,6 +8,7 @@ from math import inf, sqrt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -106,6 +107,15 @@ def test_share_interval_of_unanimous_outcomes_in_closed_form(n):
 
 def test_six_agreeing_outcomes_are_the_fewest_that_leave_out_one_half():
     assert share_interval([True] * 5).low < 0.5 < share_interval([True] * 6).low
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_are_values_too(dtype):
+    values = torch.tensor([0.25, 0.5, 0.75], dtype=dtype, requires_grad=True)
+    for kind in ("mean", "correlation", "ratio"):
+        assert INTERVALS[kind](values) == INTERVALS[kind](list(values)) == INTERVALS[kind]([0.25, 0.5, 0.75])
+    assert share_interval(values > 0.3) == share_interval([False, True, True])
+    assert seeds_needed(values, 0.4) == seeds_needed([0.25, 0.5, 0.75], 0.4)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
