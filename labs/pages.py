@@ -16,13 +16,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 
 from labs.runner import QUICK, LabsError, Notebook
+
+if TYPE_CHECKING:
+    from labutils.published import SourceRun  # brings numpy, which the other commands need not wait for
 
 Metrics = Mapping[str, Any]
 
@@ -82,16 +84,17 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def published(folder: Path) -> dict[str, dict[str, Metrics]]:
-    """Return the source runs that come with the book: notebook to run to what its metrics.json holds.
+def source_runs(root: Path, notebooks: Iterable[str]) -> dict[str, SourceRun]:
+    """Return the published source runs of notebooks by label, such as "21_fit:d1".
 
     Args:
-        folder: holds ``<notebook>/<run>/metrics.json``; it may be missing.
+        root: the folder of the lab.
+        notebooks: names.
     """
-    found: dict[str, dict[str, Metrics]] = {}
-    for path in sorted(folder.glob("*/*/metrics.json")):
-        found.setdefault(path.parts[-3], {})[path.parts[-2]] = read(path)
-    return found
+    from labutils import published
+
+    runs = [run for name in notebooks for run in published.load(root, name) if run.metrics]
+    return {f"{run.notebook}:{run.name}": run for run in runs}
 
 
 # --- The claims page ---------------------------------------------------------------------------------------------
@@ -140,31 +143,31 @@ class Row:
 
 
 def claim_rows(
-    notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], source_runs: Mapping[str, Mapping[str, Metrics]]
+    notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], runs: Mapping[str, SourceRun]
 ) -> tuple[list[Row], dict[str, list[Metrics]]]:
     """Bring the claims of all runs together by notebook and id.
 
     Args:
         notebooks: name to notebook. A recorded claim that the notebook no longer makes is left out.
         quick: notebook's name to the metrics.json of its quick run.
-        source_runs: what `published` returned.
+        runs: what `source_runs` returned.
 
     Returns:
         The rows, disagreements first; and the claims of source runs that were recorded before claims had ids.
     """
     rows: dict[tuple[str, str], dict[str, Metrics]] = {}
     old: dict[str, list[Metrics]] = {}
-    for name, notebook in notebooks.items():
+    for name in notebooks:
         for claim in quick.get(name, {}).get("claims", []):
             rows[name, claim.get("id") or anchor(claim["text"])] = {QUICK: claim}
-        is_made = made_by(notebook)
-        for run, metrics in source_runs.get(name, {}).items():
-            for claim in metrics.get("claims", []):
-                if "id" not in claim:
-                    old.setdefault(f"{name}:{run}", []).append(claim)
-                elif (name, claim["id"]) in rows or is_made(claim["id"]):
-                    rows.setdefault((name, claim["id"]), {})[run] = claim
-    found = [Row(name, id, runs) for (name, id), runs in rows.items()]
+    is_made = {name: made_by(notebook) for name, notebook in notebooks.items()}
+    for label, run in runs.items():
+        for claim in run.metrics.get("claims", []):
+            if "id" not in claim:
+                old.setdefault(label, []).append(claim)
+            elif (run.notebook, claim["id"]) in rows or is_made[run.notebook](claim["id"]):
+                rows.setdefault((run.notebook, claim["id"]), {})[run.name] = claim
+    found = [Row(name, id, claims) for (name, id), claims in rows.items()]
     return sorted(found, key=lambda row: (row.agreement != "opposite", row.document)), old
 
 
@@ -196,16 +199,14 @@ def made_by(notebook: Notebook) -> Callable[[str], bool]:
     return lambda id: whole.fullmatch(id) is not None
 
 
-def claims_page(
-    notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], source_runs: Mapping[str, Mapping[str, Metrics]]
-) -> str:
+def claims_page(notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], runs: Mapping[str, SourceRun]) -> str:
     """Return all claims as one page: what the sources say, what the runs show, disagreements first.
 
     Each claim is a block that opens; book/_static/lab.js adds filters, search and sorting to them.
 
     Args: as of `claim_rows`.
     """
-    rows, old = claim_rows(notebooks, quick, source_runs)
+    rows, old = claim_rows(notebooks, quick, runs)
     lines = [
         "# What the sources claim, what our runs show",
         "",
@@ -227,14 +228,14 @@ def claims_page(
             "",
             "Compare the settings: data, length of training and number of seeds are not the same.",
             "",
-            *(line for row in opposite for line in _claim(row, source_runs)),
+            *(line for row in opposite for line in _claim(row, runs)),
         ]
     for document in dict.fromkeys(row.document for row in rows):
         shown = [row for row in rows if row.document == document and row.agreement != "opposite"]
         if shown:
             title = f"Claims of {plain(document)}" if document != "this lab" else "Claims of this lab"
-            lines += [f"## {title}", "", *(line for row in shown for line in _claim(row, source_runs))]
-    return "\n".join([*lines, *_old_claims(old), *_source_runs(notebooks, quick, source_runs)])
+            lines += [f"## {title}", "", *(line for row in shown for line in _claim(row, runs))]
+    return "\n".join([*lines, *_old_claims(old), *_source_runs(runs)])
 
 
 def _counts(rows: Sequence[Row]) -> list[str]:
@@ -264,19 +265,13 @@ def _agreement(name: str) -> str:
 
 
 def evidence(claim: Metrics) -> str:
-    """Return what was measured and what the claim needs; of an old record, its effect and interval."""
-    if "id" in claim:
-        return claim["evidence"]
-    from labutils.statistics import Interval  # brings scipy
+    """Return what was measured beside what the claim needs."""
+    from labutils.claims import Claim
 
-    ends = {end: limit if claim["interval"][end] is None else claim["interval"][end] for end, limit in _ENDS}
-    return f"{claim['measure']} {Interval(**claim['interval'] | ends)}: {claim['evidence']}"
+    return claim["evidence"] if "id" in claim else Claim.from_json(claim).evidence
 
 
-_ENDS = (("low", -inf), ("high", inf))  # JSON has null for the interval of a single seed
-
-
-def _claim(row: Row, source_runs: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
+def _claim(row: Row, runs: Mapping[str, SourceRun]) -> list[str]:
     """A claim as a block that opens: the sentence and the verdicts outside, the numbers inside."""
     number, verdicts = row.notebook.partition("_")[0], {claim["verdict"] for claim in row.runs.values()}
     sources = [claim["verdict"] for run, claim in row.runs.items() if run != QUICK]
@@ -287,17 +282,11 @@ def _claim(row: Row, source_runs: Mapping[str, Mapping[str, Metrics]]) -> list[s
     classes += [anchor("verdict", verdict) for verdict in sorted(verdicts)] + ["key"] * bool(row.claim.get("key"))
     title = f"{plain(row.claim['text'])}<br>{plain(row.claim['source'])} · notebook {number} · {' · '.join(told)}"
     lines = [f"::::{{dropdown}} {title}", f":name: {row.anchor}", f":class-container: {' '.join(classes)}", ""]
-    for run, claim in row.runs.items():
-        if run == QUICK:
-            lines.append(f"- {_verdict(claim['verdict'])} quick run: {plain(evidence(claim))}")
-        else:
-            about = " · ".join(
-                filter(None, (_date(source_runs[row.notebook][run]), _data(source_runs[row.notebook][run])))
-            )
-            name = f"[{plain(run)}](#{anchor('run', row.notebook, run)})"
-            lines.append(
-                f"- {_verdict(claim['verdict'])} {name}: {plain(evidence(claim))}" + (f" · {about}" if about else "")
-            )
+    for name, claim in row.runs.items():
+        run = runs.get(f"{row.notebook}:{name}")
+        where = f"[{plain(name)}](#{anchor('run', row.notebook, name)})" if run else "quick run"
+        about = f" · {plain(run.heading)}" if run else ""
+        lines.append(f"- {_verdict(claim['verdict'])} {where}: {plain(evidence(claim))}{about}")
     if not sources:
         lines.append("- No source run of it is recorded.")
     where = f"{{doc}}`Notebook {number} <notebooks/{row.notebook}>`"
@@ -345,63 +334,35 @@ def claims_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def _source_runs(
-    notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], source_runs: Mapping[str, Mapping[str, Metrics]]
-) -> list[str]:
-    """What each source run was: date, data, machine, versions, and the settings in which it differs."""
-    shown = [(name, run, found) for name in notebooks for run, found in source_runs.get(name, {}).items()]
+def _source_runs(runs: Mapping[str, SourceRun]) -> list[str]:
+    """What each source run was: how near to the document, settings, data, machine, versions."""
     lines = ["(source-runs)=", "## The source runs and their settings", ""]
-    if not shown:
+    if not runs:
         return [*lines, "None is recorded yet.", ""]
-    lines += [
-        "`labs run NOTEBOOK:RUN` repeats one. Open a run to see in which settings it differs from the quick run, "
-        "which you find at the top of each notebook.",
-        "",
-    ]
-    for name, run, metrics in shown:
-        about = "".join(f" · {part}" for part in (_date(metrics), _data(metrics)) if part)
-        lines += [f"::::{{dropdown}} {plain(name)}:{plain(run)}{about}", f":name: {anchor('run', name, run)}", ""]
-        lines += [f"- {line}" for line in _provenance(metrics)]
-        own, defaults = metrics.get("parameters", {}), quick.get(name, {}).get("parameters", {})
-        table = [["Setting", "Source run", "Quick run"]]
-        for key in {**own, **defaults}:
-            if key not in own or key not in defaults or own[key] != defaults[key]:
-                table.append([plain(key), *(_value(values, key) for values in (own, defaults))])
-        lines += ["", *(list_table(table, widths="30 35 35") if len(table) > 1 else ["No setting differs.", ""])]
-        lines += ["::::", ""]
+    lines += ["`labs run NOTEBOOK:RUN` repeats one. What its settings do not name is as in the quick run.", ""]
+    for label, run in runs.items():
+        lines += [f"::::{{dropdown}} {plain(label)} · {plain(run.heading)}"]
+        lines += [f":name: {anchor('run', run.notebook, run.name)}", ":class-container: old", ""]
+        lines += [f"- {line}" for line in _provenance(run)]
+        rows = [[plain(key), plain(json.dumps(value, ensure_ascii=False))] for key, value in run.settings.items()]
+        lines += ["", *list_table([["Setting", "Value"], *rows], widths="35 65"), "::::", ""]
     return lines
 
 
-def _provenance(metrics: Metrics) -> Iterator[str]:
-    provenance, time = metrics.get("provenance", {}), metrics.get("time", {})
+def _provenance(run: SourceRun) -> Iterator[str]:
+    provenance, time = run.metrics.get("provenance", {}), run.metrics.get("time", {})
+    if run.differences:
+        yield f"Not as in the document: {plain('; '.join(run.differences))}"
     for data in provenance.get("data", []):
-        sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part))
-        file = f"file {plain(data['file'])}" if data.get("file") else "embedded"
         fingerprint = plain(data["fingerprint"][:SHORT_FINGERPRINT])
-        yield f"Data: {plain(data['name'])} ({sizes}), {file}, fingerprint {fingerprint}"
-    if not provenance.get("data"):
-        yield "Data: points of a function, which the notebook makes itself"
-    device = plain(provenance.get("accelerator") or provenance.get("device"))
-    took = f", {_duration(time['wall_seconds'])}" if "wall_seconds" in time else ""
-    started = str(time.get("started", "")).replace("T", " ").replace("+00:00", " UTC")
-    threads = provenance.get("threads")
-    yield f"Started {plain(started)}{took}; on {device} with {plain(threads)} thread{'' if threads == 1 else 's'}"
+        yield f"Data: {plain(data['name'])}, {plain(data.get('file') or 'embedded')}, fingerprint {fingerprint}"
+    device, threads = provenance.get("accelerator") or provenance.get("device"), provenance.get("threads")
+    took = _duration(time.get("wall_seconds", 0))
+    yield f"Started {plain(time.get('started', '')[:16])}, {took}; on {plain(device)}, threads: {plain(threads)}"
     packages = ("labutils", "python", "torch", "numpy", "scipy")
     yield "Versions: " + ", ".join(f"{one} {plain(provenance[one])}" for one in packages if one in provenance)
     if changed := provenance.get("changed_since"):
         yield f"When it was published, these had changed since the run: {plain(', '.join(changed))}"
-
-
-def _date(metrics: Metrics) -> str:
-    return plain(str(metrics.get("time", {}).get("started", "")).partition("T")[0])
-
-
-def _data(metrics: Metrics) -> str:
-    return plain(", ".join(dict.fromkeys(data["name"] for data in metrics.get("provenance", {}).get("data", []))))
-
-
-def _value(values: Mapping[str, Any], key: str) -> str:
-    return plain(json.dumps(values[key], ensure_ascii=False)) if key in values else "–"
 
 
 def _duration(seconds: float) -> str:
@@ -413,12 +374,12 @@ def _duration(seconds: float) -> str:
 # --- The results page --------------------------------------------------------------------------------------------
 
 
-def results_page(reported: Mapping[str, Any], source_runs: Mapping[str, Mapping[str, Metrics]]) -> str:
+def results_page(reported: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> str:
     """Return every figure and table of the documents: what they report beside what our source runs give.
 
     Args:
         reported: what book/reported.yaml holds; its head says in which form.
-        source_runs: what `published` returned.
+        runs: what `source_runs` returned.
 
     Raises:
         LabsError: a published run does not hold what a row names.
@@ -438,14 +399,14 @@ def results_page(reported: Mapping[str, Any], source_runs: Mapping[str, Mapping[
         lines += [f"## {document}", ""]
         for table in tables:
             lines += [f"### {table['title']}", "", *([table["about"], ""] if "about" in table else [])]
-            lines += _reported(table, source_runs)
+            lines += _reported(table, runs)
     return "\n".join(lines)
 
 
 _COMPARED = {"as reported": "{bdg-success}`✔`", "higher": "{bdg-danger}`✘ higher`", "lower": "{bdg-danger}`✘ lower`"}
 
 
-def _reported(table: Mapping[str, Any], source_runs: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
+def _reported(table: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> list[str]:
     """A table of the documents: where it has several columns of numbers, ours stand below the reported ones."""
     columns = table.get("columns", {"": None})
     heads = ["Reported", "Ours"] if "columns" not in table else [plain(name) for name in columns]
@@ -455,14 +416,16 @@ def _reported(table: Mapping[str, Any], source_runs: Mapping[str, Mapping[str, M
         numbers = row["reported"] if "columns" in table else [row["reported"]]
         for column, number in zip(columns.values(), numbers, strict=True):
             wanted = row if "claim" in row else {"ours": table.get("ours")} | row
-            label, found = ours(wanted, row.get("key", index), source_runs, column)
-            labels[label] = labels.get(label, False) or found is not None
+            label, found = ours(wanted, row.get("key", index), runs, column)
+            labels[label] = None if found is None else runs[label]
             mine = _ours(table, number, found)
             cells += [plain(number), mine] if "columns" not in table else [f"{plain(number)}<br>*{mine}*"]
         lines.append([row["what"], *cells])
     told = [
-        f"[{plain(label)}](#{anchor('run', *label.split(':'))})" if there else f"`labs run {label}`, which is missing"
-        for label, there in labels.items()
+        f"[{plain(label)}](#{anchor('run', run.notebook, run.name)}) ({plain(run.heading)})"
+        if run
+        else f"`labs run {label}`, which is missing"
+        for label, run in labels.items()
     ]
     below = "In italics below each number: ours" if "columns" in table else "Ours"
     return [f"{below}, from {'; '.join(told)}.", "", *list_table(lines, classes="reported")]
@@ -483,14 +446,14 @@ def _ours(table: Mapping[str, Any], reported: str, found: list[float] | Metrics 
 
 
 def ours(
-    row: Mapping[str, Any], key: Any, source_runs: Mapping[str, Mapping[str, Metrics]], column: Any = None
+    row: Mapping[str, Any], key: Any, runs: Mapping[str, SourceRun], column: Any = None
 ) -> tuple[str, list[float] | Metrics | None]:
     """Return our numbers for a row: those of the first of its runs that is published.
 
     Args:
         row: with ``ours``, run to the path of a metric, or ``claim``, run to the id of a claim.
         key: what stands for ``$key`` in the path.
-        source_runs: what `published` returned.
+        runs: what `source_runs` returned.
         column: what stands for ``$column`` in the path.
 
     Returns:
@@ -501,10 +464,9 @@ def ours(
     """
     wanted = row.get("claim") or row["ours"]
     for label, path in wanted.items():
-        name, _, run = label.partition(":")
-        metrics = source_runs.get(name, {}).get(run)
-        if metrics is None:
+        if label not in runs:
             continue
+        metrics = runs[label].metrics
         try:
             if "claim" in row:
                 return label, next(claim for claim in metrics["claims"] if claim.get("id") == path)

@@ -115,13 +115,13 @@ def collect(project: Project, results: Path, answers: bool = True) -> dict[str, 
             folder / "notebook.ipynb", run.notebook.name, answers
         )
         quick[run.notebook.name] = pages.read(folder / "metrics.json")
-    source_runs = pages.published(book / PUBLISHED)
+    runs = pages.source_runs(project.root, notebooks)
     texts = {
-        "claims.md": pages.claims_page(notebooks, quick, source_runs),
-        "claims.csv": pages.claims_csv(pages.claim_rows(notebooks, quick, source_runs)[0]),
+        "claims.md": pages.claims_page(notebooks, quick, runs),
+        "claims.csv": pages.claims_csv(pages.claim_rows(notebooks, quick, runs)[0]),
     }
     if REPORTED in files:
-        texts["results.md"] = pages.results_page(yaml.safe_load(files.pop(REPORTED)), source_runs)
+        texts["results.md"] = pages.results_page(yaml.safe_load(files.pop(REPORTED)), runs)
     if f"{BENCHMARKS}.md" in files:
         texts[f"{BENCHMARKS}_table.md"] = pages.benchmarks_table(pages.read(book / PUBLISHED / f"{BENCHMARKS}.json"))
     texts |= pages.reference_pages(project.package, project.root / "labs")
