@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image, ImageChops
+from torch import nn
 
 from labutils import published
 from labutils.claims import SLUG, Claim, Claims, as_slug, judge
@@ -146,9 +148,10 @@ class Record:
         """Record numbers by name; a name used before gets the new value.
 
         Args:
-            **numbers: Numbers, strings, booleans, None, `Interval` values, numpy arrays and torch tensors, and lists,
-                tuples and dicts of these. NaN and infinite numbers, unknown to JSON, become null, and the names
-                of such metrics are listed under "non_finite".
+            **numbers: Numbers, strings, booleans, None, `Interval` values, numpy arrays and torch tensors, pandas
+                Series, and lists, tuples and dicts of these; DataFrames become lists by column, networks left out.
+                NaN and infinite numbers, unknown to JSON, become null, and the names of such metrics are listed under
+                "non_finite".
 
         Raises:
             TypeError: If a value is of another type; the message names the metric. None of the call is recorded then.
@@ -419,7 +422,10 @@ def _as_json(value: Any, name: str) -> tuple[Any, bool]:
     """Return a value as JSON has it (null for what is not finite) and whether all of it was finite."""
     if isinstance(value, Interval):
         value = asdict(value)
-    elif isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    elif isinstance(value, pd.DataFrame):
+        value = value.drop(columns=[c for c in value if any(isinstance(item, nn.Module) for item in value[c])])
+        value = value.to_dict("list")
+    elif isinstance(value, np.ndarray | np.generic | torch.Tensor | pd.Series):
         value = value.tolist()
     if isinstance(value, dict):
         if strange := [key for key in value if not isinstance(key, str)]:

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -603,3 +604,10 @@ def test_the_form_of_before_still_works(run):
     )
     assert (share.kind, share.needs, share.verdict) == ("share", {"above": 0.5}, "supported")
     assert "in 6 of 6 seeds (accuracy above 0.9)" in share.evidence
+
+
+def test_frames_become_lists_by_column_without_their_networks(run):
+    frame = pd.DataFrame({"lr": [0.1, 0.2], "loss": [1.0, np.nan], "model": [torch.nn.Linear(1, 1)] * 2})
+    run.metrics(table=frame, losses=frame.loss)
+    assert read(run)["metrics"] == {"table": {"lr": [0.1, 0.2], "loss": [1.0, None]}, "losses": [1.0, None]}
+    assert read(run)["non_finite"] == ["table", "losses"]
