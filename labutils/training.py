@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import math
 import operator
 import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import islice
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -28,14 +30,25 @@ from tqdm.auto import tqdm
 from labutils import checkpoint as checkpoints
 from labutils import distribute, optim
 from labutils.data import Dataset, Split
+from labutils.models import build as build_named
 from labutils.stack import Plan, Stack, aligned, aligned_rows, check_same, plan
 
 _COPIES, _COPIES_BYTES = 64, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
 _FROZEN = " frozen"  # no layer's name
 _EVALUATION_BATCH = 200  # larger ones leave the cache and take up to twice as long
 
+_PARTS = ("train", "validation", "test")
+_COLUMNS = ("network", "data", "labels", "seed", "epoch", "part", "loss", "accuracy", "diverged", "model")  # of a sweep
+_PER_NETWORK = ("lr", "momentum", "weight_decay", "layer_lr")  # what may differ within a stack of a sweep
+
 PerModel = float | Sequence[float]
 """One value for all networks, or one for each."""
+
+Data = Dataset | tuple[Tensor, Tensor]
+"""A data set, or examples x (N, ...) with labels (N,) or targets (N, outputs)."""
+
+Builder = str | Callable[[int], nn.Module]
+"""A name of `labutils.models.build`, or a function of a seed that builds a network."""
 
 
 @dataclass
@@ -66,10 +79,15 @@ class History:
     diverged: np.ndarray
     seconds: float
 
+    def of(self, rows: Any) -> History:
+        """Return the history of some of the networks, given by their rows."""
+        kept = ("epochs", "seconds")
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in kept})
+
 
 def fit(
     models: nn.Module | Sequence[nn.Module],
-    dataset: Dataset | tuple[Tensor, Tensor],
+    dataset: Data,
     *,
     epochs: int,
     lr: PerModel,
@@ -223,6 +241,254 @@ def fit(
     return _merge(jobs, histories)
 
 
+_SETTINGS = inspect.signature(fit).parameters
+
+
+def sweep(
+    build: Builder | Sequence[str] | Mapping[Any, Builder],
+    dataset: Data | Mapping[Any, Data],
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] = (),
+    *,
+    seeds: int | Sequence[int] = 5,
+    measure: Mapping[str, Callable[[int, Stack], Any]] | None = None,
+    labels: Callable[[int], Tensor] | Mapping[Any, Callable[[int], Tensor]] | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train every combination of networks, data sets, settings and seeds; return what was measured as one table.
+
+    Networks of one architecture, on the same data, whose settings differ in `lr`, `momentum`, `weight_decay`,
+    `layer_lr`, `labels` or the seed alone, train in one stack. A combination's numbers do not depend on which others
+    stand in the grid, up to rounding.
+
+    Where checkpoints are kept (`labutils.checkpoint`), what is done is kept for each combination of a network, a data
+    set and settings with its seeds: more values in a grid, or another plot, cost no training again.
+
+    Args:
+        build: a name of `labutils.models.build`, or a function of a seed that builds a network; several as a list of
+            names, or as a dict of names or functions.
+        dataset: a `Dataset` or a pair of tensors, as for `fit`; several as a dict.
+        grid: {setting: values} of which every combination is trained, or a list of combinations, each {setting: value}.
+            Settings are those of `fit`.
+        seeds: how many (from 0), or which. A seed decides a network's initial weights and the order of its examples.
+        measure: {column: function(epoch, stack)}, each with one number for each network (K,), see `Measurements`. Taken
+            at the evaluated epochs; without any (`evaluate_every=0`) after the last one.
+        labels: a function of a seed that gives labels (N,) of the training part, in place of the data set's; several
+            as a dict.
+        progress: whether to show bars, as for `fit`.
+        **settings: further settings of `fit`, the same for all.
+
+    Returns:
+        A table with a row for each training, epoch and part, and one with a row for each training. Both have the
+        columns `network`, `data`, `labels` (the keys, where there are several), one for each setting in the grid (`lr
+        NAME` for each layer of `layer_lr`), and `seed`. The first further has `epoch`, `part` ("train", "validation",
+        "test" as far as the data have them, and "running", the mean over an epoch's batches), `loss`, `accuracy`, and
+        those of `measure` (NaN where there is none). The second has `diverged` (the epoch, NaN if it did not) and
+        `model`, the trained network.
+
+    Raises:
+        ValueError: as `fit`; a setting that `fit` does not have, or that is given twice; a function that gives no
+            network, or labels, of its seed.
+
+    Example:
+        >>> from labutils import functions, models
+        >>> frame, networks = sweep(
+        ...     lambda seed: models.mlp((1, 8, 1), "tanh", seed=seed), functions.sample("sinc", 50, -1, 1),
+        ...     {"lr": [0.1, 0.01]}, seeds=3, epochs=2, loss="mse",
+        ... )  # fmt: skip
+        >>> list(frame.columns), len(networks)
+        (['lr', 'seed', 'epoch', 'part', 'loss', 'accuracy'], 6)
+        >>> frame.query("part == 'train' and epoch == 2").groupby("lr").loss.mean().shape
+        (2,)
+    """
+    networks = _builders(build)
+    datasets = dict(dataset) if isinstance(dataset, Mapping) else {None: dataset}
+    relabelings = dict(labels) if isinstance(labels, Mapping) else {None: labels}
+    combinations = _combinations(grid, settings, measure or {})
+    numbers = list(range(seeds)) if hasattr(seeds, "__index__") else [int(seed) for seed in seeds]
+    if not (networks and datasets and relabelings and numbers):
+        raise ValueError("nothing to train: a network, data and a seed are needed")
+    done: list[_Combination] = []
+    for (network, builder), (data, examples) in product(networks.items(), datasets.items()):
+        labeled = {"network": network, "data": data}
+        stacks: dict[str, list[_Combination]] = {}
+        for (relabeling, labels_of), chosen in product(relabelings.items(), combinations):
+            keys = {name: key for name, key in (labeled | {"labels": relabeling}).items() if key is not None}
+            built = [builder(seed) for seed in numbers]
+            own = None if labels_of is None else torch.stack([labels_of(seed) for seed in numbers])
+            one = _Combination(keys | _columns(chosen, examples), chosen | settings, built, own, examples)
+            shared = {name: value for name, value in one.settings.items() if name not in _PER_NETWORK}
+            stacks.setdefault(repr(sorted(shared.items())), []).append(one)
+            done.append(one)
+        for stack in stacks.values():
+            _train_combinations(stack, numbers, measure or {}, progress)
+    return _tables(done, numbers, list(measure or {}))
+
+
+@dataclass
+class _Combination:
+    """One network on one data set with one choice of settings, and a training for each seed."""
+
+    columns: dict[str, Any]  # how the tables name it
+    settings: dict[str, Any]  # of `fit`
+    networks: list[nn.Module]
+    labels: Tensor | None  # (seeds, N)
+    examples: Data
+    found: checkpoints.Values = field(default_factory=lambda: checkpoints.Values(result=None))
+    history: History | None = None
+
+
+def _builders(build: Any) -> dict[Any, Callable[[int], nn.Module]]:
+    """Return functions of a seed, by the label of the network; None is the label of the only one."""
+    if isinstance(build, str) or callable(build):
+        build = {None: build}
+    elif not isinstance(build, Mapping):
+        build = {name: name for name in build}
+    return {key: functools.partial(_named, one) if isinstance(one, str) else one for key, one in build.items()}
+
+
+def _named(name: str, seed: int) -> nn.Module:
+    return build_named(name, seed=seed)
+
+
+def _combinations(
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    settings: dict[str, Any],
+    measure: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return every combination of a grid, checked."""
+    if isinstance(grid, Mapping):
+        found = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    else:
+        found = [dict(combination) for combination in grid] or [{}]
+    if not found:
+        raise ValueError("the grid holds a setting without values")
+    allowed = set(_SETTINGS) - {"models", "dataset", "labels", "progress"}
+    taken = {"seed": "seeds", "on_epoch": "measure", "checkpoint": "LABUTILS_CHECKPOINTS"}
+    for name in dict.fromkeys(name for chosen in (settings, *found) for name in chosen):
+        if name in taken:
+            raise ValueError(f"a sweep sets {name} itself: see {taken[name]}")
+        if name not in allowed:
+            raise ValueError(f"fit has no setting {name!r}; there are {', '.join(sorted(allowed - set(taken)))}")
+        if name in settings and any(name in chosen for chosen in found):
+            raise ValueError(f"{name} is given twice: in the grid, and as a setting for all")
+    for name in ("epochs", "lr"):
+        if any(name not in chosen | settings for chosen in found):
+            raise ValueError(f"{name} is missing: give it for every combination")
+    for name in (*measure, *(name for chosen in found for name in chosen)):
+        if name in _COLUMNS or (name in measure and name in found[0]):
+            raise ValueError(f"{name!r} is a column of the table already: choose another name, or one sweep for each")
+    return found
+
+
+def _columns(chosen: Mapping[str, Any], examples: Data) -> dict[str, Any]:
+    """Return the columns that tell a choice of settings in a table."""
+    columns: dict[str, Any] = {}
+    for name, value in chosen.items():
+        if name == "layer_lr":
+            columns |= {f"lr {layer}": rate for layer, rate in (value or {}).items()}
+        elif name == "batch_size" and value is None:
+            columns[name] = len(examples[0] if isinstance(examples, tuple) else examples.train)
+        else:
+            columns[name] = value
+    return columns
+
+
+def _train_combinations(
+    stack: list[_Combination],
+    seeds: list[int],
+    measure: Mapping[str, Callable[[int, Stack], Any]],
+    progress: bool | None,
+) -> None:
+    """Train combinations in one stack, but for those that checkpoints hold."""
+    parts = _split(stack[0].examples).values()
+    data = functools.cache(lambda: checkpoints.fingerprint([p if isinstance(p, tuple) else (p.x, p.y) for p in parts]))
+    files = {id(one): _file(one, seeds, measure, data) for one in stack}
+    for file in files.values():
+        with file:  # restores what is done
+            pass
+    todo, n = [one for one in stack if one.found.result is None], len(seeds)
+    if todo:
+        common = {name: value for name, value in todo[0].settings.items() if name not in _PER_NETWORK}
+        for name in ("lr", "momentum", "weight_decay"):
+            if any(name in one.settings for one in todo):
+                common[name] = [one.settings.get(name, 0.0) for one in todo for _ in seeds]
+        rates = [one.settings.get("layer_lr") or {} for one in todo]
+        if layers := dict.fromkeys(layer for own in rates for layer in own):
+            common["layer_lr"] = {
+                layer: [own.get(layer, one.settings["lr"]) for own, one in zip(rates, todo, strict=True) for _ in seeds]
+                for layer in layers
+            }
+        if todo[0].labels is not None:
+            common["labels"] = torch.cat([one.labels for one in todo])
+        hook = Measurements(measure, _measured_at(todo[0].settings)) if measure else None
+        networks = [network for one in todo for network in one.networks]
+        seed = seeds * len(todo)
+        history = fit(networks, todo[0].examples, seed=seed, on_epoch=hook, progress=progress, **common)
+        for i, one in enumerate(todo):
+            rows = slice(i * n, (i + 1) * n)
+            measured = None if hook is None else hook.state_dict()
+            one.found.result = _pack(one.networks, history.of(rows), measured)
+            if measured:
+                measured["taken"] = measured["taken"][:, rows]
+            with files[id(one)] as file:
+                file.keep(now=True)
+    for one in stack:
+        one.history = _unpack(one.found.result, one.networks)
+
+
+def _measured_at(settings: Mapping[str, Any]) -> list[int]:
+    epochs = int(settings["epochs"])
+    return _evaluated(epochs, int(settings.get("evaluate_every", 1))) or [epochs]
+
+
+def _file(
+    one: _Combination, seeds: list[int], measure: Mapping[str, Any], data: Callable[[], str]
+) -> checkpoints.Checkpoint:
+    """Return the file of a combination's result, bound to all that decides it."""
+
+    def settings() -> dict[str, Any]:
+        return {
+            **{name: setting.default for name, setting in _SETTINGS.items() if setting.default is not setting.empty},
+            **one.settings, "computation": "a combination of training.sweep", "seed": seeds,
+            "networks": repr(one.networks[0]), "labels": one.labels, "data": data(),
+            "initial_weights": [[*model.parameters(), *model.buffers()] for model in one.networks],
+            "measure": dict(measure), "chunk": None, "progress": None, "device": str(one.settings.get("device", "cpu")),
+        }  # fmt: skip
+
+    return checkpoints.bind(None, {"result": one.found}, settings)
+
+
+def _tables(done: list[_Combination], seeds: list[int], measure: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a row for each training, epoch and part, and a row for each training."""
+    names = dict.fromkeys(name for one in done for name in one.columns)
+    trainings = pd.DataFrame([one.columns | {"seed": seed} for one in done for seed in seeds], columns=[*names, "seed"])
+    pieces: list[dict[str, Any]] = []
+    for i, one in enumerate(done):
+        history, result = one.history, one.found.result
+        assert history is not None
+        running = np.arange(1, history.running_loss.shape[1] + 1)
+        grids = dict.fromkeys(_split(one.examples), history.epochs) | {"running": running}
+        for k, (part, epochs) in product(range(len(seeds)), grids.items()):
+            measured = np.full((len(epochs), len(measure)), np.nan)
+            if measure:
+                at, values = result["on_epoch"]["epochs"], result["on_epoch"]["taken"].numpy()
+                _, mine, theirs = np.intersect1d(epochs, at, return_indices=True)
+                measured[mine] = values[theirs, k]
+            pieces.append(
+                {"row": np.full(len(epochs), i * len(seeds) + k), "epoch": epochs}
+                | {"part": np.full(len(epochs), part, object)}
+                | {what: getattr(history, f"{part}_{what}")[k] for what in ("loss", "accuracy")}
+                | dict(zip(measure, measured.T, strict=True))
+            )
+    long = pd.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+    frame = pd.concat([trainings.iloc[long.pop("row")].reset_index(drop=True), long], axis=1)
+    models = np.empty(len(trainings), object)
+    models[:] = [model for one in done for model in one.networks]
+    diverged = np.concatenate([one.history.diverged for one in done])
+    return frame, trainings.assign(diverged=diverged, model=models)
+
+
 def evaluate(
     models: nn.Module | Sequence[nn.Module],
     data: Split | tuple[Tensor, Tensor],
@@ -339,6 +605,7 @@ class Measurements:
     Args:
         function: called as `function(epoch, stack)`; returns an array or tensor with one row for each network (K, ...),
             of the same shape every time. A network's row must not depend on the others, which may train elsewhere.
+            Several functions, by name, give one number (K,) each: together (K, functions).
         every: epochs between two measurements, of which the start (epoch 0) is one; or the epochs to measure at.
 
     Attributes:
@@ -353,7 +620,10 @@ class Measurements:
         ([0, 2, 4], (1, 3))
     """
 
-    def __init__(self, function: Callable[[int, Stack], Any], every: int | Collection[int] = 1) -> None:
+    def __init__(
+        self, function: Callable[[int, Stack], Any] | Mapping[str, Callable[[int, Stack], Any]],
+        every: int | Collection[int] = 1,
+    ) -> None:  # fmt: skip
         if not isinstance(every, Collection):
             [every] = _whole(every=(every, 1))
         self.function, self.every = function, every
@@ -363,7 +633,11 @@ class Measurements:
     def __call__(self, epoch: int, stack: Stack) -> None:
         """Measure, if it is time to."""
         if epoch in self.every if isinstance(self.every, Collection) else epoch % self.every == 0:
-            value = self.function(epoch, stack)
+            if isinstance(self.function, Mapping):
+                columns = [torch.as_tensor(measure(epoch, stack)).double() for measure in self.function.values()]
+                value = torch.stack(columns, dim=-1)
+            else:
+                value = self.function(epoch, stack)
             value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
             if value.dim() == 0 or len(value) != len(stack):
                 raise ValueError(
@@ -672,15 +946,10 @@ def _train_elsewhere(
         with files[todo[n]] as file:
             results[todo[n]].result = result
             file.keep(now=True)
-    for (trained, _, _), found in zip(tasks, results, strict=True):
-        for model, state in zip(trained, found.result["networks"], strict=True):
-            for tensor, new in zip((*model.parameters(), *model.buffers()), state, strict=True):
-                tensor.data.copy_(new)
-            model.eval()
+    histories = [_unpack(found.result, task[0]) for task, found in zip(tasks, results, strict=True)]
     if on_epoch is not None:
         on_epoch.load_state_dict(Measurements.joined([found.result["on_epoch"] for found in results]))
-    arrays = [{name: np.asarray(values) for name, values in found.result["history"].items()} for found in results]
-    return _merge(jobs, [History(**each) for each in arrays])
+    return _merge(jobs, histories)
 
 
 def _train_sent(
@@ -690,11 +959,25 @@ def _train_sent(
     networks, job, on_epoch = task
     parts = {name: (aligned(x), aligned(y)) for name, (x, y) in parts.items()}  # what arrives may lie anywhere
     history = _train(networks, parts, job, on_epoch, progress=False)
+    return _pack(networks, history, None if on_epoch is None else on_epoch.state_dict())
+
+
+def _pack(networks: list[nn.Module], history: History, on_epoch: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a training gives, as a checkpoint can hold it."""
     return {
         "networks": [[tensor.detach().cpu() for tensor in (*m.parameters(), *m.buffers())] for m in networks],
         "history": {field.name: torch.as_tensor(getattr(history, field.name)) for field in fields(history)},
-        "on_epoch": None if on_epoch is None else on_epoch.state_dict(),
+        "on_epoch": on_epoch,
     }
+
+
+def _unpack(result: dict[str, Any], networks: list[nn.Module]) -> History:
+    """Give networks their trained weights and buffers; return the history."""
+    for model, state in zip(networks, result["networks"], strict=True):
+        for tensor, new in zip((*model.parameters(), *model.buffers()), state, strict=True):
+            tensor.data.copy_(new)
+        model.eval()
+    return History(**{name: np.asarray(values) for name, values in result["history"].items()})
 
 
 class _Batches:
@@ -749,12 +1032,16 @@ class _Batches:
             )
 
 
+def _evaluated(epochs: int, every: int) -> list[int]:
+    """Return the epochs at which a training is evaluated."""
+    return sorted({*range(0, epochs + 1, every), epochs}) if every else []
+
+
 class _Recorder:
     """Fills the arrays of a History, with NaN for what was not measured or came after divergence."""
 
     def __init__(self, k: int, epochs: int, evaluate_every: int) -> None:
-        grid = range(0, epochs + 1, evaluate_every) if evaluate_every else []
-        self.epochs = [*grid, epochs] if evaluate_every and epochs % evaluate_every else list(grid)
+        self.epochs = _evaluated(epochs, evaluate_every)
         self.column = {epoch: i for i, epoch in enumerate(self.epochs)}
         self.values = {
             f"{part}_{what}": np.full((k, len(self.epochs)), np.nan)
@@ -802,9 +1089,8 @@ def _merge(jobs: list[_Job], histories: list[History]) -> History:
     """Put the rows of several histories back into the order of their networks."""
     order = np.argsort(np.concatenate([job.rows for job in jobs]))
     merged: dict[str, Any] = {"epochs": histories[0].epochs, "seconds": float(sum(h.seconds for h in histories))}
-    for field in fields(History):
-        if field.name not in merged:
-            merged[field.name] = np.concatenate([getattr(h, field.name) for h in histories])[order]
+    for name in (each.name for each in fields(History) if each.name not in merged):
+        merged[name] = np.concatenate([getattr(h, name) for h in histories])[order]
     return History(**merged)
 
 
@@ -923,23 +1209,26 @@ def _check_labels(name: str, y: Tensor, outputs: int | None) -> None:
 
 
 def _parts(
-    dataset: Dataset | tuple[Tensor, Tensor],
+    dataset: Data,
     loss: str,
     augment: bool,
     dtype: torch.dtype,
     device: str | torch.device,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the parts that hold examples, as tensors of the networks' type on the device."""
-    found = dataset if isinstance(dataset, tuple) else None
-    parts = {"train": found} if found else {n: getattr(dataset, n) for n in ("train", "validation", "test")}
-    converted = {
-        name: _convert(name, part, loss, dtype, device) for name, part in parts.items() if found or len(part) > 0
-    }
+    converted = {name: _convert(name, part, loss, dtype, device) for name, part in _split(dataset).items()}
     if "train" not in converted:
         raise ValueError("the training part is empty: there is nothing to train on")
     if augment and converted["train"][0].dim() != 4:
         raise ValueError(f"augment needs images (N, C, H, W); x is {tuple(converted['train'][0].shape)}")
     return converted
+
+
+def _split(dataset: Data) -> dict[str, Any]:
+    """Return the parts of a data set that hold examples."""
+    if isinstance(dataset, tuple):
+        return {"train": dataset}
+    return {name: getattr(dataset, name) for name in _PARTS if len(getattr(dataset, name)) > 0}
 
 
 def _own_labels(labels: Tensor | None, k: int, x: Tensor, y: Tensor) -> Tensor | None:
