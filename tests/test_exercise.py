@@ -338,6 +338,11 @@ Q = np.array([[1.0, 2.0], [3.0, 4.5]])
         (np.array([1.0, math.nan, 2.0]), np.ones(3), "it: first wrong entry [1]: nan, expected 1 (2 of 3"),
         (math.inf, 1.0, "Likely cause: a division by 0, the logarithm or root of a number below 0, or an overflow."),
         (A.T, A, "it: shape (3, 2), expected (2, 3): transposed?"),
+        (math.nan, 1.0, "it: nan, expected 1. Likely cause: a division by 0"),
+        ([1.0, math.nan], [1.0, 2.0], "it[1]: nan, expected 2. Likely cause: a division by 0"),
+        (torch.tensor([math.nan], dtype=torch.bfloat16), [1.0], "it is a Tensor, expected a list of 1 entries."),
+        (torch.tensor(1.5, dtype=torch.bfloat16), 1.0, "it: 1.5, expected 1."),
+        ([np.ones(2), np.ones((2, 1))], [np.ones(2)] * 2, "it[1]: shape (2, 1), expected (2,): an axis of length 1"),
         (np.ones(5), 1.0, "it: shape (5,), expected (), a single number: is a sum, mean or norm missing?"),
         (np.ones(1), 1.0, "it: shape (1,), expected (): take its only entry."),
         (1.0, np.ones(5), "it: shape (), expected (5,): is it reduced to one number too early?"),
@@ -350,6 +355,7 @@ Q = np.array([[1.0, 2.0], [3.0, 4.5]])
         (len, 1.0, "it is the function len (are its parentheses missing?), expected numbers."),
         ("3", 1.0, "it is a str, expected numbers."),
         ([[1.0], [1.0, 2.0]], A, "it is a list that does not make an array"),
+        ((torch.ones(2), torch.ones(3)), A, "an array: a tuple of [Tensor (2,) float32, Tensor (3,) float32]; return"),
         (torch.ones(2), {"a": 1.0}, "it is a Tensor, expected a dict with the keys ['a']."),
         ({"b": 1.0}, {"a": 1.0}, "it lacks the keys ['a']; it has ['b']."),
         ({"a": 1.0, "b": 1.0}, {"a": 1.0}, "it has keys that do not belong there: ['b']."),
@@ -369,9 +375,24 @@ def test_compare_accepts_what_is_right() -> None:
     compare(torch.ones(3), np.ones(3))
     compare(3, 3.0)
     compare((1.0, torch.ones(2)), [1.0, np.ones(2)])
+    compare([1.0, torch.ones(2)], (1.0, np.ones(2)))
+    compare(torch.ones(2, dtype=torch.bfloat16), np.ones(2))
+    compare([torch.tensor(1.0, requires_grad=True), torch.tensor(2.0)], np.array([1.0, 2.0]))
+    compare([-math.inf, math.inf], np.array([-math.inf, math.inf]))
     compare({"b": 1.0, "a": 2.0}, {"a": 2.0, "b": 1.0})
     compare(1.001, 1.0, rtol=1e-2)
     compare(1e-5, 0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("expected", [math.nan, [1.0, math.nan], {"a": np.array([math.nan])}])
+def test_nothing_equals_nan(expected: Any) -> None:
+    with pytest.raises(ValueError, match="NaN in what is expected"):
+        compare(expected, expected)
+
+
+def test_a_message_ends_with_one_mark() -> None:
+    for got, expected in ((A.T, A), (np.ones(5), 1.0), (1.0, np.ones(5)), (np.ones(4), np.ones(5)), (np.ones(6), A)):
+        assert re.search(r"[^.?][.?]$", says(got, expected))
 
 
 def test_causes_are_tried_before_common_ones_and_the_hint_comes_last() -> None:
@@ -414,13 +435,16 @@ def test_attempt_passes_arguments_results_and_names_on() -> None:
 
 
 def test_an_exception_in_the_function_gets_a_note_with_its_arguments() -> None:
-    def f(x: torch.Tensor, n: int, model: nn.Module, text: str) -> None:
+    def f(x: torch.Tensor, n: int, model: nn.Module, text: str, W: list) -> None:
         raise NotImplementedError("torch says this, too")
 
     with pytest.raises(NotImplementedError) as error:
-        attempt(f)(torch.ones(2, 3), 5, nn.Linear(1, 1), "x" * 100)
+        attempt(f)(torch.ones(2, 3), 5, nn.Linear(1, 1), "x" * 100, [torch.ones(1, 2).bfloat16(), np.ones(3)] * 3)
     [note] = error.value.__notes__
-    assert note == "f was called with x = Tensor (2, 3) float32, n = 5, model = a network (Linear), text = a str"
+    assert note == (
+        "f was called with x = Tensor (2, 3) float32, n = 5, model = a network (Linear), text = a str, W = a list of"
+        " [Tensor (1, 2) bfloat16, ndarray (3,) float64, Tensor (1, 2) bfloat16, ndarray (3,) float64] and 2 more"
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,10 +452,16 @@ def test_an_exception_in_the_function_gets_a_note_with_its_arguments() -> None:
     [
         (torch.ones(2), lambda value: value.add_(1)),
         (torch.ones(2), lambda value: value.resize_(1)),
+        (torch.tensor([math.nan, 1.0]), lambda value: value[:1].fill_(0)),
+        (torch.tensor([0.0, 1.0], dtype=torch.bfloat16), lambda value: value[:1].fill_(math.nan)),
+        (torch.tensor([math.inf]), lambda value: value.fill_(torch.finfo().max)),
         (np.ones(2), lambda value: value.fill(3)),
+        (np.array([math.nan, 1.0]), lambda value: value[:1].fill(0)),
         ([torch.ones(2), torch.ones(2)], lambda value: value[1].mul_(2)),
         ([1, torch.ones(2)], lambda value: value.pop()),
+        ({"W": torch.ones(2)}, lambda value: value["W"].zero_()),
         (nn.Linear(2, 2), lambda value: value.weight.data.zero_()),
+        (nn.BatchNorm1d(2), lambda value: value.running_mean.fill_(math.nan)),
     ],
 )
 def test_changed_arguments_are_named(value: Any, spoil: Callable[[Any], Any]) -> None:
@@ -439,14 +469,19 @@ def test_changed_arguments_are_named(value: Any, spoil: Callable[[Any], Any]) ->
         spoil(given)
         return first
 
-    with pytest.raises(Mistake, match="f changes its argument given: work on a copy"):
+    simple = isinstance(value, torch.Tensor | np.ndarray)
+    how = r"x = x - 1 makes one, x -= 1 does not" if simple else r"copy.deepcopy\(given\) makes one"
+    with pytest.raises(Mistake, match=rf"f changes its argument given: work on a copy \({how}\)"):
         attempt(f)(1, value)
 
 
 def test_unchanged_arguments_are_left_alone() -> None:
     given_ones = [
         torch.tensor([math.nan]),
+        torch.tensor([math.nan, -math.inf], dtype=torch.bfloat16),
+        torch.tensor([complex(math.nan, 1)]),
         np.array([math.nan]),
+        {"nan": [torch.tensor(math.nan), torch.tensor(True)]},
         np.array(["a"]),
         nn.BatchNorm1d(3),
         [1, "two", None],
@@ -458,7 +493,7 @@ def test_unchanged_arguments_are_left_alone() -> None:
 
 
 def test_without_refuses_a_function_by_every_way_to_it() -> None:
-    a, b = torch.randn(9, 3), torch.randn(9, 4)
+    a, b = torch.eye(9)[:, :3], torch.eye(9)[:, 2:6]
     before = similarity.cka(a, b)
     imported = similarity.cka
     with without("similarity.cka", "similarity._cka", "backprop.backpropagate", "models.count_parameters"):
@@ -481,8 +516,7 @@ def test_without_refuses_classes_and_lets_them_go() -> None:
     for name in (
         "optim.SGD",
         "torch.optim.SGD",
-        "training.Checkpoints",
-        "representations._Kept",
+        "similarity.MinibatchCKA",
         "similarity.LayerMatching",
     ):
         kind = exercise._find(name)
