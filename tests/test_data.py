@@ -15,8 +15,6 @@ import io
 import json
 import os
 import pickle
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -33,7 +31,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from labutils import data
 from labutils.data import DamagedDataError, DataUnavailableError, load
@@ -239,43 +236,13 @@ CHILD = """
 import json, sys
 from labutils import data
 assert "torchvision" not in sys.modules, "importing labutils.data must stay fast"
-name, attributes = sys.argv[1], json.loads(sys.argv[2])
-vision = getattr(data._torchvision_datasets(), data._TORCHVISION[name])
-for key, value in attributes.items():
-    setattr(vision, key, value)
-print("ready", flush=True)
-sys.stdin.readline()
-print(data.load(name).fingerprint)
+for key, value in json.loads(sys.argv[1]).items():
+    setattr(data._torchvision_datasets().MNIST, key, value)
+data.load("mnist")
 """
 
 
-def child(name: str, attributes: dict) -> subprocess.Popen[str]:
-    """Another Python process, ready to load `name` when it is sent a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", CHILD, name, json.dumps(attributes)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return process
-
-
-def start(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert process.stdin is not None
-    line = process.stdout.readline()
-    assert line == "ready\n", process.communicate()[1]
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
 # -------------------------------------------------------------------------------------------------- embedded data sets
-
-
-def test_names():
-    assert data.names() == ["digits", "shapes", "mnist", "fashion_mnist", "cifar10"]
 
 
 @pytest.mark.parametrize(
@@ -326,37 +293,6 @@ def test_the_color_of_a_picture_does_not_settle_its_class():
     assert (nearest == loaded.test.y).float().mean() < 0.35
 
 
-def test_convolutions_read_shapes_that_dense_layers_do_not():
-    loaded = load("shapes", n_train=1000)
-
-    def accuracy(*layers: torch.nn.Module) -> float:
-        optimizer = torch.optim.Adam((model := torch.nn.Sequential(*layers)).parameters(), lr=3e-3)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(8):
-            for batch in torch.randperm(1000, generator=generator).split(50):
-                optimizer.zero_grad()
-                F.cross_entropy(model(loaded.train.x[batch]), loaded.train.y[batch]).backward()
-                optimizer.step()
-        with torch.no_grad():
-            return float((model(loaded.test.x).argmax(1) == loaded.test.y).float().mean())
-
-    def convolution(inputs: int, outputs: int) -> tuple[torch.nn.Module, ...]:
-        return torch.nn.Conv2d(inputs, outputs, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        dense = accuracy(torch.nn.Flatten(), torch.nn.Linear(3072, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
-        pooled = accuracy(
-            *convolution(3, 8),
-            *convolution(8, 16),
-            *convolution(16, 32),
-            torch.nn.Flatten(),
-            torch.nn.Linear(512, 10),
-        )
-    assert dense > 0.2  # chance is 0.1
-    assert pooled > dense + 0.1
-
-
 # -------------------------------------------------------------------------------------- splits, classes, sizes, pixels
 
 
@@ -365,18 +301,14 @@ def test_a_ready_made_file_is_used_as_it_is(cache, no_network, capfd):
     file = put(cache, "cifar10", arrays)
     before = file.read_bytes()
     loaded = load("cifar10")
-    assert loaded.file == file
-    assert file.read_bytes() == before
-    assert visible(cache) == ["cifar10.npz"]
+    assert (loaded.file, file.read_bytes(), visible(cache)) == (file, before, ["cifar10.npz"])
     assert capfd.readouterr() == ("", "")  # quiet when cached
     for split, part in ((loaded.train, "train"), (loaded.test, "test")):
-        pixels = split.x * loaded.std[:, None, None] + loaded.mean[:, None, None]
-        np.testing.assert_allclose(pixels.permute(0, 2, 3, 1), arrays[f"x_{part}"] / 255, atol=1e-6)
+        np.testing.assert_allclose(loaded.image(split.x), arrays[f"x_{part}"] / 255, atol=1e-6)
         np.testing.assert_array_equal(split.y, arrays[f"y_{part}"])
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.int32])
+@pytest.mark.parametrize(("save", "dtype"), [(np.savez, np.int64), (np.savez_compressed, np.int32)])
 def test_ready_made_files_may_be_compressed_and_have_any_integer_labels(cache, no_network, save, dtype):
     arrays = random_arrays("mnist")
     fingerprint = load("mnist").fingerprint if put(cache, "mnist", arrays) else ""
@@ -392,14 +324,6 @@ def test_without_the_variable_the_users_cache_folder_is_used(monkeypatch, tmp_pa
     if value is not None:
         monkeypatch.setenv("LABUTILS_DATA", value)
     assert load("mnist").file == tmp_path / "mnist.npz"
-
-
-def test_a_tilde_in_the_variable_is_the_home_folder(monkeypatch, tmp_path, no_network):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    monkeypatch.setenv("LABUTILS_DATA", "~/shared")
-    file = put(tmp_path / "shared", "mnist", random_arrays("mnist"))
-    assert load("mnist").file == file
 
 
 def test_the_split_is_random_split_before_the_choice_of_classes(cache, no_network):
@@ -424,31 +348,22 @@ def test_d4_split_of_the_real_cifar10(monkeypatch):
 
 
 def test_n_train_and_n_test_count_images_of_the_chosen_classes(cache, no_network):
-    arrays = random_arrays("mnist", n_train=300, n_test=100)
-    put(cache, "mnist", arrays)
+    put(cache, "mnist", random_arrays("mnist", n_train=300, n_test=100))
     options = {"classes": (7, "1"), "n_validation": 50, "seed": 4}
     everything = load("mnist", **options)
-    some = load("mnist", n_train=20, n_test=5, **options)
+    some = load("mnist", n_train=20, n_test=np.int64(5), **options)
     more = load("mnist", n_train=30, n_test=5, **options)
-    assert (len(some.train), len(some.test)) == (20, 5)
+    assert (len(some.train), len(some.test), len(load("mnist", n_test=0).test)) == (20, 5, 0)
     assert torch.equal(some.validation.y, everything.validation.y)
 
     def pictures(dataset: data.Dataset, part: str) -> list[bytes]:
         return [np.rint(255 * image).tobytes() for image in dataset.image(getattr(dataset, part).x)]
 
     order = {picture: i for i, picture in enumerate(pictures(everything, "train"))}
-    chosen = [order[picture] for picture in pictures(some, "train")]
-    assert chosen == sorted(chosen)  # the file's order
     permutation = torch.randperm(len(everything.train), generator=torch.Generator().manual_seed(4))
-    assert chosen == sorted(permutation[:20].tolist())
+    assert [order[picture] for picture in pictures(some, "train")] == sorted(permutation[:20].tolist())
     assert set(pictures(some, "train")) < set(pictures(more, "train"))
     assert pictures(some, "test") == pictures(more, "test")
-    assert set(pictures(some, "test")) < set(pictures(everything, "test"))
-    assert set(pictures(some, "train")) != set(pictures(load("mnist", n_train=20, **{**options, "seed": 5}), "train"))
-
-
-def test_no_test_images_at_all_can_be_asked_for():
-    assert len(load("digits", n_test=0).test) == 0
 
 
 @pytest.fixture(scope="module")
@@ -472,13 +387,7 @@ def test_splits_are_disjoint_reproducible_and_normalized_by_the_training_part(
         arrays = random_arrays("cifar10", n_train=120, n_test=30, seed=1)
         arrays["x_train"] //= 2
         put(shared_cache, "cifar10", arrays)
-        options = {
-            "n_validation": n_validation,
-            "classes": classes,
-            "n_train": n_train,
-            "size": size,
-            "seed": seed,
-        }
+        options = {"n_validation": n_validation, "classes": classes, "n_train": n_train, "size": size, "seed": seed}
         loaded = load("cifar10", **options)
         assert load("cifar10", **options).fingerprint == loaded.fingerprint
 
@@ -486,32 +395,26 @@ def test_splits_are_disjoint_reproducible_and_normalized_by_the_training_part(
         pixels = loaded.image(loaded.train.x).astype(np.float64)
         np.testing.assert_allclose(loaded.mean, pixels.mean((0, 1, 2)), atol=1e-5)
         np.testing.assert_allclose(loaded.std, pixels.std((0, 1, 2)), atol=1e-5)
-        np.testing.assert_allclose(loaded.train.x.double().mean((0, 2, 3)), 0, atol=1e-5)
         np.testing.assert_allclose(loaded.train.x.double().var((0, 2, 3), correction=0), 1, atol=1e-4)
 
-        # Every image of the file is in at most one part; without a choice, in exactly one.
+        # Every image of the file is in at most one part.
         if size is None:
             known = {image.tobytes(): i for i, image in enumerate(arrays["x_train"])}
             used = []
             for split in (loaded.train, loaded.validation):
                 images = np.rint(255 * loaded.image(split.x)).astype(np.uint8)
                 rows = [known[image.tobytes()] for image in images]
-                original_labels = [(classes or range(10))[label] for label in split.y.tolist()]
-                assert original_labels == arrays["y_train"][rows].tolist()
+                assert [(classes or range(10))[i] for i in split.y.tolist()] == arrays["y_train"][rows].tolist()
                 used += rows
             assert len(set(used)) == len(used)
-            if classes is None and n_train is None:
-                assert sorted(used) == list(range(120))
 
         # What the model must not see does not move the statistics.
-        held_out = {**arrays, "x_test": 255 - arrays["x_test"]}
         order = torch.randperm(120, generator=torch.Generator().manual_seed(seed)).numpy()
-        held_out["x_train"] = arrays["x_train"].copy()
-        held_out["x_train"][order[120 - n_validation :]] = 255
-        put(shared_cache, "cifar10", held_out)
+        arrays["x_test"] = 255 - arrays["x_test"]
+        arrays["x_train"][order[120 - n_validation :]] = 255
+        put(shared_cache, "cifar10", arrays)
         changed = load("cifar10", **options)
         assert torch.equal(changed.train.x, loaded.train.x)
-        assert torch.equal(changed.mean, loaded.mean)
         assert torch.equal(changed.std, loaded.std)
         assert changed.fingerprint != loaded.fingerprint
 
@@ -543,28 +446,11 @@ def test_size_is_antialiased_bilinear_interpolation(cache, no_network, size):
     assert loaded.test.x.shape == (20, 1, size, size)
 
 
-def test_size_of_digits_starts_from_the_original():
-    images = torch.as_tensor(data._digits()["x_train"][:, None]).float()
-    expected = F.interpolate(images, size=(16, 16), mode="bilinear").round() / 255
-    default = load("digits")
-    np.testing.assert_allclose(default.image(default.train.x), expected[:, 0], atol=1e-6)
-    assert load("digits", size=16).fingerprint == default.fingerprint
-
-
 def test_every_option_that_changes_the_data_changes_the_fingerprint(cache, no_network):
     arrays = random_arrays("mnist")
     put(cache, "mnist", arrays)
-    options = [
-        {},
-        {"classes": (0, 1)},
-        {"classes": (1, 0)},
-        {"n_train": 59},
-        {"n_train": 59, "seed": 1},
-        {"n_validation": 10},
-        {"n_test": 19},
-        {"n_test": 0},
-        {"size": 27},
-    ]
+    options = [{}, {"classes": (0, 1)}, {"classes": (1, 0)}, {"n_train": 59}, {"n_train": 59, "seed": 1}]
+    options += [{"n_validation": 10}, {"n_test": 19}, {"n_test": 0}, {"size": 27}]
     prints = [load("mnist", **each).fingerprint for each in options]
     assert len(set(prints)) == len(prints)
     assert all(len(each) == 64 and int(each, 16) >= 0 for each in prints)
@@ -572,19 +458,6 @@ def test_every_option_that_changes_the_data_changes_the_fingerprint(cache, no_ne
     arrays["x_test"][3, 4, 5] ^= 1
     put(cache, "mnist", arrays)
     assert load("mnist").fingerprint != prints[0]
-    arrays["x_test"][3, 4, 5] ^= 1
-    arrays["y_train"][0] = (arrays["y_train"][0] + 1) % 10
-    put(cache, "mnist", arrays)
-    assert load("mnist").fingerprint != prints[0]
-
-
-def test_fingerprint_is_the_documented_hash():
-    loaded = load("digits", n_train=7, n_test=3)
-    digest = hashlib.sha256(repr(loaded.classes).encode())
-    for split in (loaded.train, loaded.validation, loaded.test):
-        for tensor in (split.x, split.y):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    assert loaded.fingerprint == digest.hexdigest()
 
 
 def test_fingerprint_does_not_depend_on_threads_or_default_dtype():
@@ -604,37 +477,23 @@ def test_to_returns_a_copy():
     loaded = load("digits", n_train=20, n_validation=100, n_test=10)
     moved = loaded.to("meta", torch.float64)
     for split in (moved.train, moved.validation, moved.test):
-        assert split.x.device.type == split.y.device.type == "meta"
-        assert split.x.dtype == torch.float64
-        assert split.y.dtype == torch.int64
-    assert moved.mean.dtype == moved.std.dtype == torch.float64
-    assert moved.fingerprint == loaded.fingerprint
+        assert (split.x.device.type, split.x.dtype) == ("meta", torch.float64)
+        assert (split.y.device.type, split.y.dtype) == ("meta", torch.int64)
+    assert (moved.fingerprint, moved.std.dtype) == (loaded.fingerprint, torch.float64)
     assert loaded.train.x.dtype == torch.float32
-    assert loaded.train.x.device.type == "cpu"
-    assert torch.equal(loaded.to().train.x, loaded.train.x)
     with pytest.raises(ValueError, match=r"dtype=torch.int64.*torch.float64"):
         loaded.to(dtype=torch.int64)
 
 
 def test_image_undoes_the_normalization():
     gray = load("digits", n_train=20, n_test=10)
-    assert gray.image(gray.train.x).shape == (20, 16, 16)
     assert gray.image(gray.train.x[3]).shape == (16, 16)
     color = load("shapes", n_train=20, n_test=10)
-    assert color.image(color.train.x[0]).shape == (32, 32, 3)
     assert color.image(color.train.x[None]).shape == (1, 20, 32, 32, 3)
     pixels = color.image(color.train.x.double())
-    assert pixels.dtype == np.float64
     np.testing.assert_allclose(255 * pixels, np.rint(255 * pixels), atol=1e-3)
     wild = color.image(1e3 * color.train.x.clone().requires_grad_())
-    assert wild.min() == 0
-    assert wild.max() == 1
-
-
-def test_repr_is_short():
-    text = repr(load("digits", n_validation=300))
-    assert "Split(1,200 images of shape (1, 16, 16))" in text
-    assert "tensor" not in text
+    assert (wild.min(), wild.max()) == (0, 1)
 
 
 # ------------------------------------------------------------------------------------------------------- bad arguments
@@ -643,42 +502,22 @@ def test_repr_is_short():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (
-            {"name": "minst"},
-            ValueError,
-            "unknown data set 'minst'; there are digits, shapes, mnist, fashion_mnist, cifar10",
-        ),
-        (
-            {"classes": ("circle", "oval")},
-            ValueError,
-            "unknown class 'oval' of 'shapes'; its classes are circle, ring, ",
-        ),
+        ({"name": "minst"}, ValueError, "unknown data set 'minst'; there are digits, shapes, mnist"),
+        ({"classes": ("circle", "oval")}, ValueError, "unknown class 'oval' of 'shapes'; its classes are circle, ring"),
         ({"classes": (0, 10)}, ValueError, r"unknown class 10 of 'shapes'.*\(or 0 to 9\)"),
         ({"classes": (-1,)}, ValueError, "unknown class -1"),
-        ({"classes": (1.0,)}, ValueError, "unknown class 1.0"),
         ({"classes": (True,)}, ValueError, "unknown class True"),
         ({"classes": ()}, ValueError, "classes is empty; leave it out"),
         ({"classes": ("star", 6)}, ValueError, r"classes=\['star', 6\] names a class twice"),
         ({"classes": "star"}, TypeError, r"classes='star' must be a list of classes, such as \['star'\]"),
-        ({"classes": 3}, TypeError, r"classes=3 must be a list"),
-        ({"n_train": 4001}, ValueError, "n_train=4001, but only 4000 training images of 'shapes' are left"),
         ({"n_train": 401, "classes": [2]}, ValueError, "n_train=401, but only 400 training images of 'shapes'"),
         ({"n_train": 4000, "n_validation": 1}, ValueError, "n_train=4000, but only 3999 training images"),
         ({"n_test": 1001}, ValueError, "n_test=1001, but only 1000 test images of 'shapes' are left"),
-        (
-            {"n_validation": 4000},
-            ValueError,
-            "n_validation=4000 leaves nothing of the 4000 training images of 'shapes'",
-        ),
+        ({"n_validation": 4000}, ValueError, "n_validation=4000 leaves nothing of the 4000 training images"),
         ({"n_train": 0}, ValueError, "n_train=0 must be at least 1"),
-        ({"n_train": -1}, ValueError, "n_train=-1 must be at least 1"),
-        ({"n_validation": -1}, ValueError, "n_validation=-1 must be at least 0"),
         ({"n_test": -1}, ValueError, "n_test=-1 must be at least 0"),
         ({"size": 0}, ValueError, "size=0 must be at least 1"),
-        ({"seed": -1}, ValueError, "seed=-1 must be at least 0"),
         ({"n_train": 10.0}, TypeError, "n_train=10.0 must be a whole number"),
-        ({"n_validation": None}, TypeError, "n_validation=None must be a whole number"),
-        ({"n_test": "10"}, TypeError, "n_test='10' must be a whole number"),
         ({"size": True}, TypeError, "size=True must be a whole number"),
     ],
 )
@@ -697,16 +536,7 @@ def test_classes_that_the_training_part_does_not_have(cache, no_network):
         load("mnist", classes=[4, "5"])
 
 
-def test_numpy_integers_are_whole_numbers():
-    loaded = load("digits", classes=np.array([3, 5]), n_train=np.int64(7), n_test=np.uint8(3))
-    assert (len(loaded.train), loaded.classes) == (7, ("3", "5"))
-
-
 # ----------------------------------------------------------------------------------------------------- damaged caches
-
-
-def without(key: str) -> Callable[[dict], dict]:
-    return lambda arrays: {other: array for other, array in arrays.items() if other != key}
 
 
 def changed(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict], dict]:
@@ -716,13 +546,11 @@ def changed(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[d
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("y_test"), "y_test missing"),
         (lambda arrays: {"images": arrays["x_train"]}, "x_train, y_train, x_test, y_test missing"),
         (
             changed("x_train", lambda a: a.astype(np.float32)),
             r"x_train is float32 .*, not uint8 of shape \(N, 28, 28\)",
         ),
-        (changed("x_test", lambda a: a[:, None]), r"x_test is uint8 of shape \(20, 1, 28, 28\), not"),
         (changed("x_test", lambda a: a[:0]), r"x_test is uint8 of shape \(0, 28, 28\), not"),
         (
             changed("y_train", lambda a: a.astype(float)),
@@ -732,8 +560,6 @@ def changed(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[d
             changed("y_train", lambda a: a[:-1]),
             r"y_train is uint8 of shape \(59,\), not an integer for each of 60 images",
         ),
-        (changed("y_test", lambda a: a[:, None]), r"y_test is uint8 of shape \(20, 1\)"),
-        (changed("y_test", lambda a: a + 1), "y_test holds labels from 1 to 10, outside 0 to 9"),
         (changed("y_test", lambda a: a.astype(int) - 1), "y_test holds labels from -1 to 8, outside 0 to 9"),
         (changed("y_test", lambda a: a.astype(object)), "Object arrays cannot be loaded"),
     ],
@@ -748,25 +574,7 @@ def test_a_cache_in_the_wrong_format_is_named(cache, no_network, change, message
     assert file.exists()  # never deleted or replaced by us
 
 
-def test_a_cache_of_another_data_set_is_named(cache, no_network):
-    put(cache, "cifar10", random_arrays("mnist"))
-    with pytest.raises(DamagedDataError, match=r"not uint8 of shape \(N, 32, 32, 3\)"):
-        load("cifar10")
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_flipped_bit_is_found(cache, no_network, save):
-    cache.mkdir()
-    file = cache / "mnist.npz"
-    save(file, **random_arrays("mnist"))
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 4
-    file.write_bytes(content)
-    with pytest.raises(DamagedDataError, match=r"(?i)crc|decompress|invalid"):
-        load("mnist")
-
-
-@pytest.mark.parametrize("keep", [0, 1, 30, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 30, 0.99])
 def test_a_truncated_cache_is_found(cache, no_network, keep):
     file = put(cache, "mnist", random_arrays("mnist"))
     content = file.read_bytes()
@@ -775,14 +583,9 @@ def test_a_truncated_cache_is_found(cache, no_network, keep):
         load("mnist")
 
 
-def test_a_file_of_another_kind_is_found(cache, no_network):
-    file = put(cache, "mnist", random_arrays("mnist"))
-    for content in (b"<html>not found</html>", pickle.dumps({"x_train": 1})):
-        file.write_bytes(content)
-        with pytest.raises(DamagedDataError, match=r"no complete \.npz archive"):
-            load("mnist")
-    with open(file, "wb") as stream:
-        np.save(stream, np.zeros(100))
+@pytest.mark.parametrize("content", [b"<html>not found</html>", pickle.dumps({"x_train": 1}), b"\x93NUMPY\x01\x00"])
+def test_a_file_of_another_kind_is_found(cache, no_network, content):
+    put(cache, "mnist", random_arrays("mnist")).write_bytes(content)
     with pytest.raises(DamagedDataError, match=r"no complete \.npz archive"):
         load("mnist")
 
@@ -841,8 +644,9 @@ def test_the_cached_file_can_be_read_by_others(cache, publish):
     assert (cache / "mnist.npz").stat().st_mode & 0o777 == 0o644
 
 
-def assert_unavailable(error: DataUnavailableError, name: str, folder: Path, *reasons: str) -> None:
-    text = str(error)
+def assert_unavailable(name: str, folder: Path, *reasons: str) -> None:
+    with pytest.raises(DataUnavailableError) as caught:
+        load(name)
     for part in (
         f"the data set {name!r} is not cached and could not be downloaded",
         f"put a copy of {name}.npz at {folder / name}.npz",
@@ -850,87 +654,48 @@ def assert_unavailable(error: DataUnavailableError, name: str, folder: Path, *re
         "choose an embedded data set instead: 'digits' or 'shapes'",
         *reasons,
     ):
-        assert part in text
+        assert part in str(caught.value)
     assert visible(folder) == []
-    assert error.__cause__ is not None
+    assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_truncated_download_is_refused(name, cache, publish, server):
     publish(name)
     server.cut = "t10k-labels-idx1-ubyte.gz" if name != "cifar10" else ".tar.gz"
-    with pytest.raises(DataUnavailableError) as caught:
-        load(name)
-    assert_unavailable(caught.value, name, cache, server.url, "incomplete or altered: its checksum is wrong")
+    assert_unavailable(name, cache, server.url, "incomplete or altered: its checksum is wrong")
     server.cut = None
     assert len(load(name).train) == 60  # nothing of the failure is left
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_wrong_checksum_is_refused(name, cache, publish, server):
     publish(name)
     file = "train-images-idx3-ubyte.gz" if name != "cifar10" else "cifar-10-python.tar.gz"
     content = bytearray(server.files[file])
     content[4] ^= 1  # the date in the gzip header: it decodes to the same data, only the checksum tells
     server.files[file] = bytes(content)
-    with pytest.raises(DataUnavailableError) as caught:
-        load(name)
-    assert_unavailable(caught.value, name, cache, server.url, "incomplete or altered: its checksum is wrong")
+    assert_unavailable(name, cache, server.url, "incomplete or altered: its checksum is wrong")
 
 
-def test_a_wrong_checksum_inside_the_archive_is_refused(cache, publish, server):
-    publish("cifar10", test_list=[["test_batch", md5(b"something else")]])
-    with pytest.raises(DataUnavailableError) as caught:
-        load("cifar10")
-    assert_unavailable(caught.value, "cifar10", cache, server.url, "not found or corrupted")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (changed("y_train", lambda a: a[:-1]), "y_train is uint8 of shape (59,), not an integer for each of 60 images"),
-        (changed("x_test", lambda a: a[:, 1:]), "x_test is uint8 of shape (20, 27, 28)"),
-        (changed("y_test", lambda a: a + 1), "y_test holds labels from 1 to 10"),
-    ],
-)
-def test_files_with_a_good_checksum_and_bad_content_are_refused(cache, publish, server, change, reason):
-    files, attributes = original("mnist", change(random_arrays("mnist")), [server.url])
+def test_files_with_a_good_checksum_and_bad_content_are_refused(cache, publish, server):
+    bad = changed("y_train", lambda a: a[:-1])(random_arrays("mnist"))
+    files, attributes = original("mnist", bad, [server.url])
     publish("mnist", **attributes)
     server.files.update(files)
-    with pytest.raises(DataUnavailableError) as caught:
-        load("mnist")
-    assert_unavailable(caught.value, "mnist", cache, reason)
+    assert_unavailable("mnist", cache, "y_train is uint8 of shape (59,), not an integer for each of 60 images")
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_an_unreachable_host_is_one_clear_error(name, cache, publish, closed_url):
     publish(name, mirrors=[closed_url])
-    with pytest.raises(DataUnavailableError) as caught:
-        load(name)
-    assert_unavailable(caught.value, name, cache, closed_url, "refused")
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_missing_file_on_the_host_is_reported(cache, publish, server, collect_answers):
-    publish("mnist")
-    del server.files["t10k-images-idx3-ubyte.gz"]
-    with pytest.raises(DataUnavailableError) as caught:
-        load("mnist")
-    assert_unavailable(caught.value, "mnist", cache, server.url, "404")
+    assert_unavailable(name, cache, closed_url, "refused")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_all_mirrors_are_tried_and_named(cache, publish, server, closed_url, collect_answers):
     publish("mnist", mirrors=[closed_url, server.url + "gone/"])
-    with pytest.raises(DataUnavailableError) as caught:
-        load("mnist")
-    assert_unavailable(caught.value, "mnist", cache, f"  - {closed_url}: ", f"  - {server.url}gone/: ", "404")
-
-
-def test_the_next_mirror_is_used_when_one_fails(cache, publish, server, closed_url):
-    publish("mnist", mirrors=[closed_url, server.url])
-    assert len(load("mnist").train) == 60
-    assert visible(cache) == ["mnist.npz"]
+    assert_unavailable("mnist", cache, f"  - {closed_url}: ", f"  - {server.url}gone/: ", "404")
 
 
 def test_the_next_mirror_is_used_when_one_falls_silent(cache, publish, server, monkeypatch):
@@ -946,40 +711,6 @@ def test_the_next_mirror_is_used_when_one_falls_silent(cache, publish, server, m
     assert socket.getdefaulttimeout() is None  # as it was
 
 
-def test_what_a_failed_mirror_left_half_unpacked_is_not_used(cache, publish, server, monkeypatch):
-    publish("mnist", mirrors=[server.url, server.url])
-    from torchvision.datasets import utils
-
-    unpack, failures = utils._decompress, []
-
-    def fail_once(file: Path | str, *args: object, **options: object) -> Path:
-        if "t10k-labels" not in str(file) or failures:
-            return unpack(file, *args, **options)
-        failures.append(file)
-        Path(str(file).removesuffix(".gz")).write_bytes(b"half")
-        raise OSError("trouble while unpacking")
-
-    monkeypatch.setattr(utils, "_decompress", fail_once)
-    assert len(load("mnist").test) == 20
-    assert failures
-
-
-def test_the_file_appears_complete_and_in_one_step(cache, publish, monkeypatch):
-    arrays, _ = publish("mnist")
-    replace, targets = os.replace, []
-
-    def check(source: Path, target: Path) -> None:
-        assert not target.exists()
-        with np.load(source) as archive:
-            assert set(archive) == set(arrays)
-        targets.append(target)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", check)
-    load("mnist")
-    assert targets == [cache / "mnist.npz"]
-
-
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, publish, server):
     publish("mnist")
     (tmp_path / "file").write_text("not a folder")
@@ -990,18 +721,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, publish
     assert not server.counts
 
 
-def test_bad_arguments_are_refused_before_a_download(cache, publish, server):
-    publish("mnist")
-    with pytest.raises(ValueError, match="unknown class"):
-        load("mnist", classes=["zero"])
-    with pytest.raises(ValueError, match="size=0"):
-        load("mnist", size=0)
-    assert not server.counts
-    assert not cache.exists()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
-@pytest.mark.parametrize("where", ["savez", "fsync"])
+@pytest.mark.parametrize(
+    ("error", "where"), [(KeyboardInterrupt, "savez"), (OSError("no space left on device"), "fsync")]
+)
 def test_an_interruption_while_decoding_leaves_nothing(cache, publish, monkeypatch, error, where):
     publish("mnist")
 
@@ -1017,22 +739,6 @@ def test_an_interruption_while_decoding_leaves_nothing(cache, publish, monkeypat
     assert len(load("mnist").train) == 60
 
 
-def test_an_interruption_while_downloading_leaves_nothing(cache, publish, server, monkeypatch):
-    publish("cifar10")
-    from torchvision.datasets import utils
-
-    def interrupt(url: str, filename: str) -> None:
-        Path(filename).write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(utils, "_urlretrieve", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            load("cifar10")
-    assert visible(cache) == []
-    assert len(load("cifar10").train) == 60
-
-
 def test_remains_of_a_killed_process_are_removed_but_only_its_own(cache, publish):
     for folder in (".mnist-abc.partial", ".fashion_mnist-abc.partial"):
         (cache / folder).mkdir(parents=True)
@@ -1042,61 +748,33 @@ def test_remains_of_a_killed_process_are_removed_but_only_its_own(cache, publish
     assert visible(cache) == [".fashion_mnist-abc.partial", "mnist.npz"]
 
 
-def test_two_processes_do_the_work_once(cache, publish, server, monkeypatch):
-    _, attributes = publish("mnist")
-    alone = load("mnist").fingerprint
-    wanted = server.counts.copy()
-    shutil.rmtree(cache)
-    server.counts.clear()
-
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_process_waits_for_another_and_does_its_work_if_that_one_dies(cache, publish, server, monkeypatch, killed):
+    arrays, attributes = publish("mnist")
     server.hold = "train-images-idx3-ubyte.gz"
     said: list[str] = []
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", CHILD, json.dumps(attributes)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
 
-    def say(line: str) -> None:
-        said.append(line)
-        assert visible(cache) != ["mnist.npz"]
-        server.gate.set()  # only now the other process can go on
+        def say(line: str) -> None:
+            said.append(line)
+            assert [Path(name).suffix for name in visible(cache)] == [".partial"]
+            if killed and len(said) == 1:
+                other.kill()
+            server.gate.set()  # only now a process can go on
 
-    monkeypatch.setattr(data, "_say", say)
-    with child("mnist", attributes) as other:
-        start(other)
+        monkeypatch.setattr(data, "_say", say)
         assert server.holding.wait(60)  # the other process is in mid-download and has the lock
-        assert load("mnist").fingerprint == alone
-        output, error = other.communicate()
-    assert other.returncode == 0, error
-    assert output.split() == [alone]
-    assert said == ["waiting for another process that downloads mnist"]
-    assert server.counts == wanted
+        loaded = load("mnist")
+        error = other.communicate()[1]
+    assert (other.returncode == 0) is not killed, error
+    assert said[0] == "waiting for another process that downloads mnist"
+    assert server.counts["train-images-idx3-ubyte.gz"] == (4 if killed else 2)  # one asks for redirects
     assert visible(cache) == ["mnist.npz"]
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_process_killed_in_mid_download_leaves_no_half_file(cache, publish, server):
-    arrays, attributes = publish("cifar10")
-    server.hold = ".tar.gz"
-    with child("cifar10", attributes) as process:
-        start(process)
-        assert server.holding.wait(60)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert [Path(name).suffix for name in visible(cache)] == [".partial"]
-
-    server.hold = None
-    server.gate.set()
-    loaded = load("cifar10")
-    assert visible(cache) == ["cifar10.npz"]
     np.testing.assert_array_equal(np.rint(255 * loaded.image(loaded.train.x)), arrays["x_train"])
 
 
 # ------------------------------------------------------------------------------------------------ importing torchvision
-
-
-def test_torchvision_can_be_imported():
-    datasets = data._torchvision_datasets()
-    assert datasets.MNIST.resources
-    assert data._torchvision_datasets() is datasets
-    assert torch.ops.torchvision.nms is not None  # compiled or only declared
 
 
 def test_another_failure_of_torchvision_is_not_hidden(tmp_path, monkeypatch):
