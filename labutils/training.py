@@ -283,8 +283,9 @@ def sweep(
         columns `network`, `data`, `labels` (the keys, where there are several), one for each setting in the grid (`lr
         NAME` for each layer of `layer_lr`), and `seed`. The first further has `epoch`, `part` ("train", "validation",
         "test" as far as the data have them, and "running", the mean over an epoch's batches), `loss`, `accuracy`, and
-        those of `measure` (NaN where there is none). The second has `diverged` (the epoch, NaN if it did not) and
-        `model`, the trained network.
+        those of `measure` (NaN where there is none). The second has `diverged` (the epoch, NaN if it did not), what
+            was evaluated last (`train_loss`, `train_accuracy`, `test_loss` and so on) and measured last, and `model`,
+            the trained network.
 
     Raises:
         ValueError: as `fit`; a setting that `fit` does not have, or that is given twice; a function that gives no
@@ -486,7 +487,22 @@ def _tables(done: list[_Combination], seeds: list[int], measure: list[str]) -> t
     models = np.empty(len(trainings), object)
     models[:] = [model for one in done for model in one.networks]
     diverged = np.concatenate([one.history.diverged for one in done])
-    return frame, trainings.assign(diverged=diverged, model=models)
+    ends = pd.concat([_last(one, measure) for one in done], ignore_index=True)
+    return frame, trainings.assign(diverged=diverged, **ends, model=models)
+
+
+def _last(one: _Combination, measure: list[str]) -> pd.DataFrame:
+    """Return what was evaluated and measured last, a row for each seed."""
+    history, found = one.history, {}
+    assert history is not None
+    if len(history.epochs):
+        found = {
+            f"{part}_{what}": getattr(history, f"{part}_{what}")[:, -1]
+            for part, what in product(_split(one.examples), ("loss", "accuracy"))
+        }
+    if measure:
+        found |= dict(zip(measure, one.found.result["on_epoch"]["taken"][-1].numpy().T, strict=True))
+    return pd.DataFrame(found, index=range(len(one.networks)))
 
 
 def evaluate(

@@ -609,5 +609,5 @@ def test_the_form_of_before_still_works(run):
 def test_frames_become_lists_by_column_without_their_networks(run):
     frame = pd.DataFrame({"lr": [0.1, 0.2], "loss": [1.0, np.nan], "model": [torch.nn.Linear(1, 1)] * 2})
     run.metrics(table=frame, losses=frame.loss)
-    assert read(run)["metrics"] == {"table": {"lr": [0.1, 0.2], "loss": [1.0, None]}, "losses": [1.0, None]}
-    assert read(run)["non_finite"] == ["table", "losses"]
+    assert read(run.folder)["metrics"] == {"table": {"lr": [0.1, 0.2], "loss": [1.0, None]}, "losses": [1.0, None]}
+    assert read(run.folder)["non_finite"] == ["table", "losses"]

@@ -27,6 +27,10 @@ GRID = {"lr": [0.1, 0.02], "batch_size": [8, None], "momentum": [0.0, 0.9]}
 MEASURE = {"length": lambda _, stack: stack.weights.norm(dim=1)}
 COMMON: dict[str, Any] = {"epochs": 3, "progress": False}
 
+LAST = ["loss", "accuracy"]
+ENDS = ["train_loss", "train_accuracy"]  # of the second table
+OTHER_ENDS = ["validation_loss", "validation_accuracy", "test_loss", "test_accuracy"]
+
 
 def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -39,7 +43,7 @@ def row(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
 def test_a_sweep_is_single_trainings_in_one_table() -> None:
     frame, networks = training.sweep(mlp, examples(), GRID, seeds=3, weight_decay=0.01, **COMMON)
     assert list(frame.columns) == ["lr", "batch_size", "momentum", "seed", "epoch", "part", "loss", "accuracy"]
-    assert list(networks.columns) == ["lr", "batch_size", "momentum", "seed", "diverged", "model"]
+    assert list(networks.columns) == ["lr", "batch_size", "momentum", "seed", "diverged", *ENDS, "model"]
     assert (len(frame), len(networks)) == (2 * 2 * 2 * 3 * (4 + 3), 24)
     first = networks.drop_duplicates(["lr", "batch_size", "momentum"])[["lr", "batch_size", "momentum"]]
     assert [tuple(each) for each in first.to_numpy()] == [
@@ -57,6 +61,7 @@ def test_a_sweep_is_single_trainings_in_one_table() -> None:
             assert found.epoch.tolist() == epochs
             for what in ("loss", "accuracy"):
                 np.testing.assert_allclose(found[what], getattr(history, f"{part}_{what}")[0], rtol=1e-9)
+        assert [trained.train_loss, trained.train_accuracy] == row(mine, part="train", epoch=3)[LAST].iloc[0].tolist()
 
 
 def test_several_networks_and_data_sets_are_columns() -> None:
@@ -64,7 +69,7 @@ def test_several_networks_and_data_sets_are_columns() -> None:
     pairs = {"whole": whole, "train": (whole.train.x, whole.train.y)}
     builders = {width: lambda seed, width=width: models.mlp((64, width, 10), seed=seed) for width in (5, 2)}
     frame, networks = training.sweep(builders, pairs, seeds=[3, 7], lr=0.1, evaluate_every=2, **COMMON)
-    assert list(networks.columns) == ["network", "data", "seed", "diverged", "model"]
+    assert list(networks.columns) == ["network", "data", "seed", "diverged", *ENDS, *OTHER_ENDS, "model"]
     assert networks.groupby(["network", "data"]).seed.apply(list).tolist() == [[3, 7]] * 4
     found = frame.groupby("data").part.unique().apply(list).to_dict()
     assert found == {"train": ["train", "running"], "whole": ["train", "validation", "test", "running"]}
@@ -73,7 +78,9 @@ def test_several_networks_and_data_sets_are_columns() -> None:
         [loss], [accuracy] = training.evaluate(trained.model, split)
         part = "test" if trained.data == "whole" else "train"
         last = row(frame, network=trained.network, data=trained.data, seed=trained.seed, part=part, epoch=3)
-        np.testing.assert_allclose(last[["loss", "accuracy"]].to_numpy(), [[loss, accuracy]], rtol=1e-6)
+        np.testing.assert_allclose(last[LAST].to_numpy(), [[loss, accuracy]], rtol=1e-6)
+        assert trained[f"{part}_loss"] == last.loss.item()
+        assert np.isnan(trained.test_loss) == (trained.data == "train")
     by_name, _ = training.sweep(["cifar-1", "d1-cnn-shallow"][1:], data.load("digits", n_train=8, n_test=4, size=28),
                                 seeds=1, lr=0.1, epochs=1, progress=False)  # fmt: skip
     assert by_name.network.unique().tolist() == ["d1-cnn-shallow"]
@@ -82,7 +89,7 @@ def test_several_networks_and_data_sets_are_columns() -> None:
 def test_layers_rates_come_in_combinations() -> None:
     grid = [{"lr": 0.1}, {"lr": 0.02, "layer_lr": {"3": 0.5}}, {"lr": 0.02, "layer_lr": {"3": 0.1, "1": 0.0}}]
     frame, networks = training.sweep(mlp, examples(), grid, seeds=2, **COMMON)
-    assert list(networks.columns) == ["lr", "lr 3", "lr 1", "seed", "diverged", "model"]
+    assert list(networks.columns) == ["lr", "lr 3", "lr 1", "seed", "diverged", *ENDS, "model"]
     for k, trained in enumerate(networks.itertuples()):
         alone = mlp(trained.seed)
         training.fit(alone, examples(), seed=trained.seed, **grid[k // 2], **COMMON)
@@ -98,7 +105,7 @@ def test_labels_of_their_own() -> None:
 
     labels = {"true": lambda _seed: y, "permuted": permuted}
     frame, networks = training.sweep(mlp, (x, y), {"lr": [0.1, 0.3]}, seeds=2, labels=labels, **COMMON)
-    assert list(networks.columns) == ["labels", "lr", "seed", "diverged", "model"]
+    assert list(networks.columns) == ["labels", "lr", "seed", "diverged", *ENDS, "model"]
     for trained in networks.itertuples():
         alone, own = mlp(trained.seed), y if trained.labels == "true" else permuted(trained.seed)
         history = training.fit(alone, (x, own), seed=trained.seed, lr=trained.lr, **COMMON)
@@ -119,6 +126,8 @@ def test_measures_are_columns(evaluate_every: int, epochs: list[int]) -> None:
         assert (seen.epoch == seen["epoch seen"]).all()
         lengths = found[found.epoch == 3].length
         np.testing.assert_allclose(lengths, [flat(model).norm() for model in networks.model], rtol=1e-12)
+        assert networks.length.tolist() == lengths.tolist()
+    assert ("train_loss" in networks) == bool(evaluate_every)
 
 
 def test_what_is_done_is_kept_for_each_combination(tmp_path: Path, monkeypatch) -> None:
