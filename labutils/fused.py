@@ -36,7 +36,9 @@ from torch import Tensor, nn
 _LARGEST = 2**14  # weights of a layer; beyond, the matrix products of a BLAS library are faster
 _CACHE = 256 << 10  # bytes of a block's numbers: half of a common second-level cache
 _BLOCK = 320  # examples; longer blocks gain nothing
-_WORTH = 5e9  # parameters × examples: PyTorch takes about 5 seconds longer for these, which is what compiling takes
+# PyTorch's time on one core, about: so much a step, and a nanosecond for each parameter and example. The pass takes a
+# tenth to a third of it, so that in trainings longer than this, compiling (5 seconds) and loading numba (1) is repaid.
+_SECONDS_A_STEP, _SECONDS_A_PRODUCT, _SECONDS_WORTH = 7e-4, 1e-9, 10.0
 
 
 _KINDS = {
@@ -50,7 +52,7 @@ _KINDS = {
 }
 
 
-def supports(model: nn.Module, loss: str, dtype: torch.dtype, device: str | torch.device) -> bool:
+def supports(model: nn.Module, loss: str, dtype: torch.dtype, device: str | torch.device, dim: int = 2) -> bool:
     """Whether a `Pass` computes a network, and computes it faster than PyTorch.
 
     That is so for `nn.Sequential` networks of dense layers of at most 16,384 weights (128 × 128) and the activations of
@@ -61,6 +63,7 @@ def supports(model: nn.Module, loss: str, dtype: torch.dtype, device: str | torc
         loss: "cross_entropy" or "mse".
         dtype: the type of its parameters.
         device: where to compute.
+        dim: the dimensions of a batch (N, ...); with more than two, the network has to begin with `nn.Flatten`.
 
     Example:
         >>> from labutils import models
@@ -70,21 +73,24 @@ def supports(model: nn.Module, loss: str, dtype: torch.dtype, device: str | torc
         False
     """
     known = loss in ("cross_entropy", "mse") and dtype in (torch.float32, torch.float64)
-    return known and torch.device(device).type == "cpu" and _layers(model) is not None
+    if not known or torch.device(device).type != "cpu" or _layers(model) is None:
+        return False
+    return dim == 2 or (dim > 2 and isinstance(model[0], nn.Flatten))
 
 
-def pays(parameters: int, examples: int) -> bool:
-    """Whether so much training repays compiling, even where that has not been done yet.
+def pays(parameters: int, examples: int, steps: int) -> bool:
+    """Whether a training is long enough to repay compiling, even where that has not been done yet.
 
     Args:
         parameters: those of all networks together.
-        examples: how many each network trains on, counted again in each epoch.
+        examples: how many each network sees, counted again in each epoch.
+        steps: of training.
 
     Example:
-        >>> pays(64 * 571, 300 * 10), pays(64 * 571, 300 * 1000)
-        (False, True)
+        >>> pays(64 * 571, 300 * 10, 10), pays(64 * 571, 300 * 1000, 1000), pays(571, 60 * 3000, 18_000)
+        (False, True, True)
     """
-    return parameters * examples >= _WORTH
+    return steps * _SECONDS_A_STEP + parameters * examples * _SECONDS_A_PRODUCT >= _SECONDS_WORTH
 
 
 class Pass:

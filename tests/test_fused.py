@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from labutils import fused, models
+from labutils import functions, fused, models, training
 
 RELATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}  # to the largest number that is compared
 LAYERS = (
@@ -227,6 +230,61 @@ def test_what_does_not_fit_is_refused(change: dict, error: type[Exception]) -> N
     }
     with pytest.raises(error):
         fused.Pass(models.mlp((2, 3))).losses_and_gradients(**{"loss": "cross_entropy"} | call | change)
+
+
+def fit(networks: list[nn.Module], **settings: Any) -> training.History:
+    data = functions.sample("sinc", 30, -1, 1)
+    settings = {"epochs": 3, "lr": 1e-2, "loss": "mse", "optimizer": "adam", "progress": False} | settings
+    return training.fit(networks, data, **settings)
+
+
+def test_fit_takes_it_for_long_trainings_whatever_is_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(training, "_train", lambda networks, parts, job, *_: used.append(job.compiled))
+    monkeypatch.setattr(training, "_merge", lambda *_: None)
+    for epochs, chunk, name in (
+        (20_000, None, "fit-0"),
+        (20, None, "fit-0"),
+        (20_000, 1, "fit-0"),
+        (10**6, None, "d1-mlp"),
+    ):
+        network = models.build(name)
+        data = (torch.rand(30, network[1].in_features), torch.rand(30, network[-1].out_features))
+        training.fit(network, data, epochs=epochs, lr=0.1, loss="mse", chunk=chunk)
+    assert used == [True, False, False, False]
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize("seed", [0, [1, 2, 3]])
+def test_fit_gives_the_same_with_it(batch_size: int | None, seed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nets = [[models.mlp((1, 6, 6, 1), "tanh", seed=s).double() for s in range(3)] for _ in range(2)]
+    expected = fit(nets[0], batch_size=batch_size, seed=seed)
+    monkeypatch.setattr(fused, "pays", lambda *sizes: True)
+    history = fit(nets[1], batch_size=batch_size, seed=seed)
+    torch.testing.assert_close(flat(nets[1]), flat(nets[0]), rtol=1e-10, atol=1e-12)
+    for field in ("train_loss", "running_loss"):
+        assert getattr(history, field) == pytest.approx(getattr(expected, field), rel=1e-10)
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fused, "pays", lambda *sizes: True)
+    nets, again = ([models.mlp((1, 6, 1), seed=s) for s in range(3)] for _ in range(2))
+    expected = fit(nets, batch_size=7)
+    whole, calls = training.Stack.backward, iter(range(10**6))
+
+    def interrupted(stack: training.Stack, *batch: Any, **options: Any) -> Any:
+        if next(calls) % 5 == 4:
+            raise KeyboardInterrupt
+        return whole(stack, *batch, **options)
+
+    monkeypatch.setattr(training.Stack, "backward", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit([copy.deepcopy(net) for net in again], batch_size=7, checkpoint=tmp_path / "fit")
+    monkeypatch.setattr(training.Stack, "backward", whole)
+    history = fit(again, batch_size=7, checkpoint=tmp_path / "fit")
+    assert torch.equal(flat(again), flat(nets))
+    assert np.array_equal(history.running_loss, expected.running_loss)
 
 
 def test_numba_is_loaded_late_and_needs_no_place_for_its_cache(tmp_path: Path) -> None:
