@@ -387,6 +387,110 @@ def test_the_theme_can_be_chosen_and_stays(lab: Lab) -> None:
     assert light != dark
 
 
+NOTEBOOK = "notebooks/21_function_fitting.html"
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_a_figure_opens_large_and_closes_by_keyboard(lab: Lab, size: dict[str, int]) -> None:
+    visit = Visit()
+
+    async def zoom() -> tuple[float, float, str]:
+        async with lab.tab(visit, size) as page:
+            await page.goto(f"{lab.address}/{NOTEBOOK}")
+            await page.evaluate(SETTLED)
+            small = page.locator("figure.numbered button.zoom").first
+            large = page.locator("dialog.zoomed")
+            for close in ("Escape", "Enter"):  # the button in the dialog has the focus
+                await small.focus()
+                await page.keyboard.press("Enter")
+                await large.wait_for(state="visible")
+                caption = await large.locator("p").inner_text()
+                widths = [await one.evaluate("e => e.getBoundingClientRect().width") for one in (small, large)]
+                await page.keyboard.press(close)
+                await large.wait_for(state="hidden")
+                assert await small.evaluate("e => e === document.activeElement")
+            return *widths, caption
+
+    small, large, caption = lab.run(zoom())
+    assert small < large <= size["width"]
+    assert caption.startswith("Figure 21.1 ")
+    assert (visit.errors, visit.failed) == ([], [])
+
+
+def test_a_solution_is_folded_and_opens(lab: Lab) -> None:
+    async def open_it() -> None:
+        async with lab.tab(Visit(), WIDE) as page:
+            await page.goto(f"{lab.address}/{NOTEBOOK}")
+            solution = page.locator("details", has_text="BEGIN SOLUTION").last
+            assert not await solution.locator("pre").is_visible()
+            await solution.locator("summary").click()
+            await solution.locator("pre").wait_for(state="visible")
+
+    lab.run(open_it())
+
+
+def test_claims_can_be_filtered_searched_sorted_and_linked(lab: Lab) -> None:
+    visit = Visit()
+
+    async def use() -> None:
+        async with lab.tab(visit, PHONE) as page:
+            await page.goto(f"{lab.address}/claims.html")
+            shown = page.locator("details.claim:visible")
+            total = await shown.count()
+            told = page.locator(".claims-tools output")
+            assert await told.inner_text() == f"{total} of {total} claims"
+            await page.get_by_label("Verdict", exact=True).select_option("not-supported")
+            await page.get_by_label("Notebook", exact=True).select_option("21")
+            some = await shown.count()
+            assert 0 < some < total
+            for text in await shown.all_inner_texts():
+                assert "not supported" in text
+                assert "notebook 21" in text
+            await page.get_by_label("Sort by", exact=True).select_option("document")
+            assert await shown.count() == some
+            await page.get_by_label("Search claims", exact=True).fill("no claim says this")
+            assert await shown.count() == 0
+            name = await page.locator("details.claim").last.get_attribute("id")
+            await page.goto(f"{lab.address}/claims.html#{name}")
+            linked = page.locator(f"#{name}")
+            await page.locator(f"#{name}[open]").wait_for()
+            assert await linked.get_by_text("link to this claim").is_visible()
+            async with page.expect_download() as download:
+                await page.get_by_text("(CSV)").click()
+            assert "agreement" in Path(await (await download.value).path()).read_text(encoding="utf-8").splitlines()[0]
+
+    lab.run(use())
+    assert visit.errors == []
+
+
+def test_claims_can_be_read_without_javascript(lab: Lab) -> None:
+    async def read() -> None:
+        window = await lab.window.browser.new_context(java_script_enabled=False)
+        page = await window.new_page()
+        await page.goto(f"{lab.address}/claims.html")
+        first = page.locator("details.claim").first
+        await first.locator("summary").click()
+        assert "quick run" in await first.inner_text()
+        assert not await page.locator(".claims-tools").inner_text()
+        await window.close()
+
+    lab.run(read())
+
+
+def test_a_formula_brings_no_script_along(lab: Lab) -> None:
+    async def typeset() -> int:
+        async with lab.tab(Visit(), WIDE) as page:
+            await page.goto(f"{lab.address}/part1.html")
+            await page.evaluate(SETTLED)
+            await page.evaluate(r"""async () => {
+                const made = await MathJax.tex2chtmlPromise('\\href{javascript:alert(1)}{x}');
+                document.querySelector('article').append(made);
+            }""")
+            return await page.locator("a[href^=javascript]").count()
+
+    assert lab.run(typeset()) == 0
+
+
 @pytest.mark.parametrize("name", ["part1.html", "notebooks/21_function_fitting.html"])
 def test_a_page_can_be_printed(lab: Lab, name: str) -> None:
     async def print_it() -> tuple[bytes, bool, list[str]]:

@@ -15,31 +15,31 @@
       const link = summary.closest("li")?.querySelector(":scope > a");
       if (link) summary.setAttribute("aria-label", `Pages of: ${link.textContent.trim()}`);
     }
+    // the words in it name a folded block better than "Toggle hidden content"
+    for (const summary of document.querySelectorAll("details.hide > summary")) summary.removeAttribute("aria-label");
     // what stands in this list has a role of its own, which a list must not hold
     for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
   };
 
   // --- Figures: a click, a tap or Enter shows one as large as the window allows; Esc or another click closes it
   const zoomFigures = () => {
-    const large = make("img");
+    const frame = make("div");
     const words = make("p");
     const close = make("button", { type: "button", textContent: "Close", className: "btn btn-sm btn-secondary" });
-    const box = make("dialog", { className: "zoomed" }, make("div", {}, large), words, close);
+    const box = make("dialog", { className: "zoomed" }, frame, words, close);
     box.setAttribute("aria-label", "Figure, enlarged");
     box.addEventListener("click", (event) => {
-      if (event.target !== large) box.close();
+      // on a phone the figure first fits the window; a tap on it shows it at its own size, to be scrolled
+      if (event.target.matches("img")) event.target.classList.toggle("whole");
+      else box.close();
     });
     document.body.append(box);
     const open = (image) => {
-      large.src = image.currentSrc || image.src;
-      large.alt = image.alt;
-      large.classList.remove("whole");
+      frame.replaceChildren(make("img", { src: image.currentSrc || image.src, alt: image.alt }));
       const caption = image.closest("figure")?.querySelector("figcaption");
       words.textContent = caption ? caption.textContent.replace("#", "").trim() : image.alt;
       box.showModal();
     };
-    // on a phone the figure first fits the window; another tap shows it at its own size, to be scrolled
-    large.addEventListener("click", () => large.classList.toggle("whole"));
     for (const image of document.querySelectorAll("article img")) {
       if (image.closest("a") || image.naturalWidth === 1) continue;
       const button = make("button", { type: "button", className: "zoom", title: "Enlarge" });
@@ -87,7 +87,10 @@
     const sorted = make("div");
     place.after(sorted);
 
-    const field = (name, control) => make("label", {}, `${name} `, control);
+    const field = (name, control) => {
+      control.setAttribute("aria-label", name);
+      return make("label", {}, `${name} `, control);
+    };
     const choose = (options) => make("select", { className: "form-select" }, ...options.map((o) => make("option", o)));
     const selects = new Map();
     for (const [kind, name] of FILTERS) {
@@ -101,7 +104,7 @@
     );
     const search = make("input", { type: "search", className: "form-control", placeholder: "words" });
     const told = make("output", {});
-    place.append(field("Sort by", order), field("Search", search), told);
+    place.append(field("Sort by", order), field("Search claims", search), told);
 
     const apply = () => {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
