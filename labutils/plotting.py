@@ -1,7 +1,7 @@
-"""One house style, and the few figure parts that several notebooks share.
+"""Figures for a page that is read on a phone as often as on a desk.
 
-Figures are read on a phone as often as on a desk: few inches wide, labels beside the lines instead of a legend,
-colors that survive color blindness, and never color alone. What is one line of matplotlib stays matplotlib.
+They are few inches wide, with labels beside the lines instead of a legend, in colors that survive color blindness, and
+never color alone. What is one line of matplotlib stays matplotlib.
 
 Whole figures are drawn from long-format frames, as `training.sweep` returns them (one row a seed and epoch): `lines`
 with bands over seeds, `points`, `heatmaps` and `forest` (estimates with intervals, beside reported ones):
@@ -23,103 +23,68 @@ import base64
 import functools
 import html
 import io
+import itertools
 import os
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from matplotlib import colors as mcolors
-from matplotlib import patheffects, ticker
+from matplotlib import ticker
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
-from scipy.optimize import isotonic_regression
 
-from labutils.statistics import mean_interval
+from labutils.drawing import (
+    COLORS,
+    MUTED,
+    WIDTH,
+    band_note,
+    contrast,
+    curves,
+    label_lines,
+    log_ticks,
+    reference,
+    use_style,
+    write_note,
+)
 
 if TYPE_CHECKING:
+    from ipywidgets import VBox
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-    from matplotlib.lines import Line2D
-    from matplotlib.transforms import Bbox
 
-# After Okabe and Ito (2008), "Color Universal Design", with the lightness changed: every color has a contrast of
-# at least 3:1 against white (their yellow has 1.3), and lightness tells apart what color blindness makes one hue.
-COLORS = ("#00508F", "#B23A00", "#4C9A68", "#D36DA8", "#222222", "#2492E8", "#A39000")
+__all__ = [  # with what notebooks draw into the axes of such a figure
+    "COLORS",
+    "colors",
+    "curves",
+    "forest",
+    "heatmap",
+    "heatmaps",
+    "image_grid",
+    "label_lines",
+    "lines",
+    "log_ticks",
+    "panel_each",
+    "panels",
+    "points",
+    "reference",
+    "slider",
+    "use_style",
+]
 
-DIVERGING = "RdBu_r"  # for signed numbers: white is 0
-LINES = ("-", "--", ":", "-.")
+LINES = {"solid": "-", "dashed": "--", "dotted": ":", "dash-dotted": "-."}
 MARKERS = "os^Dv<>"
-WIDTH = 7.0  # inches; at the saved resolution as wide as a page of the book
-_TEXT = "#222222"
-_MUTED = "#595959"
-# Steps of a decade that log_ticks tries, the most readable first.
-_LOG_STEPS = ((1, 2, 5), (1, 3), (1, 2, 3, 4, 6), (1, 1.5, 2, 3, 4, 5, 6, 8), (1,))
-_CSS_DPI = 90  # pixels of a page for an inch: half the saved resolution
+DIVERGING = "RdBu_r"  # for signed numbers: white is 0
 _HEATMAP, _CELL = "heatmap", "cell"
 _CHARACTER = 0.65  # width of a character, relative to its height
-_NOTE = "_note: "  # matplotlib keeps labels that begin with an underscore out of legends
-
-STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#8C8C8C",
-    "axes.formatter.min_exponent": 3,  # 0.2 instead of 2 x 10^-1 on logarithmic axes
-    "axes.formatter.useoffset": False,
-    "axes.grid": True,
-    "axes.labelcolor": _TEXT,
-    "axes.labelsize": 11,
-    "axes.prop_cycle": cycler(color=COLORS),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.xmargin": 0.02,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.08,  # inches: a label at the right end keeps off the next panel
-    "figure.facecolor": "white",
-    "figure.figsize": (WIDTH, 4.0),
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same everywhere
-    "font.size": 10.5,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.8,
-    "image.cmap": "viridis",
-    "image.interpolation": "nearest",
-    "legend.fontsize": 10,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "savefig.dpi": 180,
-    "savefig.facecolor": "white",
-    "text.color": _TEXT,
-    "xtick.color": "#8C8C8C",
-    "xtick.labelcolor": _MUTED,
-    "xtick.labelsize": 10,
-    "ytick.color": "#8C8C8C",
-    "ytick.labelcolor": _MUTED,
-    "ytick.labelsize": 10,
-}
-
-
-def use_style() -> None:
-    """Make the house style matplotlib's default; `record.start` does so for every notebook.
-
-    Example:
-        >>> use_style()
-        >>> mpl.rcParams["figure.figsize"]
-        [7.0, 4.0]
-    """
-    mpl.rcParams.update(STYLE)
+_CSS_DPI = 90  # pixels of a page for an inch: half the saved resolution
 
 
 def panels(
@@ -173,511 +138,10 @@ def panel_each(titles: Iterable[str], *, columns: int = 2, **options: Any) -> tu
     titles = list(titles)
     if not titles or len(set(titles)) < len(titles):
         raise ValueError(f"titles must be one or more, all different, got {titles}")
-    columns = min(columns, len(titles))
-    figure, axes = panels(ceil(len(titles) / columns), columns, squeeze=False, **options)
-    for ax in axes.flat[len(titles) :]:
-        ax.remove()
-    for ax, title in zip(axes.flat, titles, strict=False):
+    figure, axes = _flow(len(titles), columns=columns, **options)
+    for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title)
-    return figure, dict(zip(titles, axes.flat, strict=False))
-
-
-def curves(
-    ax: Axes,
-    x: ArrayLike,
-    values: ArrayLike,
-    label: str,
-    *,
-    color: str | None = None,
-    band: Literal["range", "interval"] | None = "range",
-    linestyle: str = "-",
-    shade: float = 0.2,
-) -> Line2D:
-    """Draw repeated runs as one line, with a band for how far the runs differ.
-
-    The band "range" (the default) goes from the lowest to the highest run around the median, which hides no run and
-    holds on any scale. "interval" is the mean with the 95 % t interval for the mean; on a logarithmic axis, the
-    geometric mean with the interval of the logarithms (so set the scale first). None draws the median alone.
-
-    A run that diverged, with a value missing (NaN or infinite) where others have one or at the last point, is left
-    out of line and band throughout, and the label says how many were: a line over survivors would jump where one
-    drops out. Points at which no run has a value were not evaluated and are passed over.
-
-    Up to 15 points get markers. More than 1,000 are drawn as 500 slices, each with the median of the line and the
-    extremes of the band in it: finer than a pixel, noise would cover the other lines.
-
-    Args:
-        ax: Where to draw.
-        x: Positions, such as epochs or parameter counts, rising, shape (points,).
-        values: One row a run, shape (runs, points); or one run, shape (points,).
-        label: Name of the line, written beside it by `label_lines`.
-        color: Line color; by default the next of `COLORS`.
-        band: "range", "interval" or None.
-        linestyle: As in matplotlib, such as "--".
-        shade: How strongly the band is colored, from 0 (not at all) to 1.
-
-    Returns:
-        The line.
-
-    Raises:
-        ValueError: If the shapes do not match, the band is unknown, or a value is not positive where its logarithm
-            is needed.
-
-    Example:
-        >>> figure, ax = panels()
-        >>> line = curves(ax, [1, 2], [[0.4, 0.2], [0.6, 0.4], [0.5, float("nan")]], "deep")
-        >>> line.get_label()
-        'deep (1 of 3 diverged)'
-        >>> plt.close(figure)
-    """
-    x, values = np.asarray(x), np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if x.ndim != 1 or x.size == 0 or values.shape[1:] != x.shape or len(values) == 0:
-        raise ValueError(
-            f"{label!r}: x must have shape (points,) and values (runs, points), got {x.shape} and {values.shape}"
-        )
-    if band not in ("range", "interval", None):
-        raise ValueError(f"{label!r}: band must be 'range', 'interval' or None, got {band!r}")
-
-    finite = np.isfinite(values)
-    evaluated = finite.any(axis=0)
-    evaluated[-1] = True
-    complete = finite[:, evaluated].all(axis=1)
-    runs, n = len(values), int(complete.sum())
-    if n < runs:
-        who = "" if runs == 1 else f"all {runs} " if n == 0 else f"{runs - n} of {runs} "
-        label = f"{label} ({who}diverged)"
-    if n == 0:  # no line, but label_lines still says so
-        return ax.plot([], [], color=color, linestyle=linestyle, label=label)[0]
-
-    x, shown = x[evaluated], values[complete][:, evaluated]
-    if band == "interval":
-        logarithmic = ax.get_yscale() == "log"
-        if logarithmic and (shown <= 0).any():
-            raise ValueError(f"{label!r}: a geometric mean needs positive values, the least is {shown.min():.3g}")
-        intervals = [mean_interval(column) for column in (np.log(shown) if logarithmic else shown).T]
-        middle, low, high = np.array([(i.mean, i.low, i.high) for i in intervals]).T
-        if logarithmic:
-            middle, low, high = np.exp([middle, low, high])
-        note = f"{'Geometric mean' if logarithmic else 'Mean'} of {n} runs with 95 % interval"
-    else:
-        middle, low, high = np.median(shown, axis=0), shown.min(axis=0), shown.max(axis=0)
-        note = f"Median and range of {n} runs"
-    if x.size > 1000:
-        x, middle, low, high = _slices(x, middle, low, high, logarithmic=ax.get_xscale() == "log")
-    marker = "o" if x.size <= 15 else None
-    (line,) = ax.plot(x, middle, color=color, linestyle=linestyle, marker=marker, label=label)
-    if band and n > 1 and shade:
-        ax.fill_between(x, low, high, color=line.get_color(), alpha=shade, linewidth=0, label=_NOTE + note)
-    return line
-
-
-def label_lines(ax: Axes, *, note: bool = True) -> None:
-    """Write each line's label beside its right end, moved up or down where labels would overlap.
-
-    Where a line ends left of another's end, its label stands right of both, with a leader. Logarithmic axes get the
-    ticks of `log_ticks`. Call it last, when scale, limits and title are set. A second call replaces the labels of the
-    first. Lines whose label begins with an underscore (matplotlib's way of saying none) are passed over.
-
-    Args:
-        ax: The axes.
-        note: Say above the axes what lines and bands drawn by `curves` are.
-
-    Example:
-        >>> figure, ax = panels()
-        >>> line = ax.plot([1, 2, 3], [3, 2, 1], label="training")
-        >>> label_lines(ax)
-        >>> [text.get_text() for text in ax.texts]
-        ['training']
-        >>> plt.close(figure)
-    """
-    for text in [text for text in ax.texts if text.get_gid() in ("line label", "band note")]:
-        text.remove()
-    if note and (told := _told(ax)):
-        _write_note(ax, told)
-
-    log_ticks(ax)
-    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    if not lines:
-        return
-    figure = ax.figure.canvas.figure
-    figure.draw_without_rendering()  # settles the layout, which decides the distances on paper
-    point = figure.dpi / 72
-    frame = ax.get_window_extent()
-    ends = np.array([_right_end(line, frame) for line in lines])
-    farthest = max(_farthest(line, frame) for line in lines)
-    size = mpl.rcParams["font.size"]
-    narrow = frame.width < 0.6 * figure.bbox.width
-    texts = [_wrapped(str(line.get_label())) if narrow else str(line.get_label()) for line in lines]
-    heights = np.array([1.25 * size * (1 + text.count("\n")) for text in texts])
-    wanted = ends[:, 1] / point
-    shifts = _spread(wanted, heights, frame.y0 / point, frame.y1 / point) - wanted
-    outward = (farthest - ends[:, 0]) / point
-    leaders = bool((np.abs(shifts) > 0.3 * size).any() or (outward > size).any())
-    places = ax.transData.inverted().transform(ends)
-    for line, text, end, out, shift in zip(lines, texts, places, outward, shifts, strict=True):
-        color = _readable(line.get_color())
-        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
-        ax.annotate(
-            text,
-            xy=end,
-            xytext=(out + (16 if leaders else 6), shift),
-            textcoords="offset points",
-            ha="left",
-            va="center",
-            fontsize=size,
-            color=color,
-            annotation_clip=False,
-            arrowprops=arrow if leaders and np.size(line.get_xdata()) else None,
-            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
-            gid="line label",
-        )
-
-
-def log_ticks(ax: Axes) -> None:
-    """Label logarithmic axes also between the powers of ten where they span less than three decades.
-
-    Matplotlib labels the powers alone as soon as there are two of them, which leaves a reader little to go by. Here
-    the ticks are at 1-2-5, at 1-3 where these would touch, or closer where they are too few, and large numbers are
-    written as 20k and 5M. Linear axes and those of three decades and more stay as they are. Call it when limits are
-    set; `label_lines` does so.
-
-    Args:
-        ax: The axes.
-
-    Example:
-        >>> figure, ax = panels()
-        >>> settings = ax.set(xscale="log", xlim=(8_000, 700_000))
-        >>> log_ticks(ax)
-        >>> figure.draw_without_rendering()
-        >>> [label.get_text() for label in ax.get_xticklabels() if 8_000 <= label.get_position()[0] <= 700_000]
-        ['10k', '20k', '50k', '100k', '200k', '500k']
-        >>> plt.close(figure)
-    """
-    which = {
-        name: axis
-        for name, axis in (("x", ax.xaxis), ("y", ax.yaxis))
-        if axis.get_scale() == "log" and axis.get_visible()
-    }
-    if not which:
-        return
-    figure = ax.figure.canvas.figure
-    figure.draw_without_rendering()  # settles the layout, which decides how many ticks there is room for
-    frame = ax.get_window_extent()
-    for name, axis in which.items():
-        low, high = sorted(axis.get_view_interval())
-        decades = np.log10(high / low)
-        if decades >= 3:
-            continue
-        length = (frame.width if name == "x" else frame.height) / (figure.dpi / 72) / decades  # points a decade
-        needed = mpl.rcParams["font.size"] * (2.6 if name == "x" else 1.4)
-        steps = _tick_steps(low, high, needed / length)
-        axis.set_major_locator(ticker.LogLocator(subs=steps, numticks=20))
-        axis.set_major_formatter(ticker.FuncFormatter(_brief))
-        axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def reference(ax: Axes, label: str, *, x: float | None = None, y: float | None = None, at: float = 0.97) -> None:
-    """Draw a dotted line across the axes, with its meaning written along it.
-
-    Args:
-        ax: The axes.
-        label: What the line marks, in a word or two.
-        x: Position of a vertical line; the label stands right of it.
-        y: Position of a horizontal line; the label stands above it.
-        at: Where along the line the label ends, from 0 (bottom, left) to 1 (top, right).
-
-    Raises:
-        ValueError: If not exactly one of x and y is given.
-
-    Example:
-        >>> figure, ax = panels()
-        >>> reference(ax, "chance", y=0.1)
-        >>> [text.get_text() for text in ax.texts]
-        ['chance']
-        >>> plt.close(figure)
-    """
-    if (x is None) == (y is None):
-        raise ValueError(f"reference {label!r}: give x or y, one of them, got x={x} and y={y}")
-    style = {"color": _MUTED, "linestyle": ":", "linewidth": 1.2, "zorder": 1.5, "label": "_reference"}
-    if x is not None:
-        ax.axvline(x, **style)
-        place: dict[str, Any] = {"xy": (x, at), "xycoords": ("data", "axes fraction"), "xytext": (4, 0), "ha": "left"}
-    else:
-        ax.axhline(y, **style)
-        place = {"xy": (at, y), "xycoords": ("axes fraction", "data"), "xytext": (0, 3), "ha": "right"}
-    ax.annotate(
-        label,
-        **place,
-        textcoords="offset points",
-        va="top" if x is not None else "bottom",
-        color=_MUTED,
-        fontsize=mpl.rcParams["font.size"] - 1,
-        path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
-    )
-
-
-class Picture(Protocol):
-    """What `slider` shows where nobody can move it; `labutils.record.SavedFigure` is one."""
-
-    alt: str
-    png: bytes
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]: ...
-
-
-class Interactive:
-    """A slider with its figure, as a notebook displays it; made by `slider`.
-
-    Where a page shows no widgets, the static picture stands in.
-
-    Attributes:
-        control: The slider, an `ipywidgets.SelectionSlider`.
-        view: The picture below it, an `ipywidgets.HTML`.
-        static: The static picture.
-    """
-
-    def __init__(
-        self, render: Callable[[Any], str], options: list[tuple[str, Any]], label: str, static: Picture
-    ) -> None:
-        import ipywidgets  # takes a while to import, which headless runs need not wait for
-
-        self.static = static
-        self.control = ipywidgets.SelectionSlider(
-            options=options, description=label, style={"description_width": "initial"}, layout={"width": "95%"}
-        )
-        self.view = ipywidgets.HTML(render(self.control.value))
-        self._box = ipywidgets.VBox([self.control, self.view])
-        self.control.observe(lambda change: setattr(self.view, "value", render(change["new"])), names="value")
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        bundle, metadata = self.static._repr_mimebundle_()
-        return {**bundle, **self._box._repr_mimebundle_()}, metadata
-
-
-def slider(
-    figure: Figure,
-    draw: Callable[[Any], object],
-    values: Iterable[Any],
-    static: Picture,
-    *,
-    label: str,
-    format: str = "{:g}",
-) -> Picture | Interactive:
-    """Return a slider that moves through precomputed values, or the static figure where nobody could move it.
-
-    Somebody watches in an interactive kernel (Jupyter, Colab) unless LABUTILS_RUN_DIR is set, as in `labs run`, tests
-    and the book. The arrow keys move a slider that has the focus; its value stands beside it and in the picture's
-    alternative text.
-
-    Args:
-        figure: The figure; it may be closed, as `Run.figure` leaves it.
-        draw: Called with a value; changes the figure's artists to show it. It should compute nothing: a move is
-            as quick as drawing is.
-        values: What the slider selects from, at least two, hashable; it begins at the first.
-        static: The figure as `Run.figure` returns it, at a position that shows the point without moving.
-        label: What the slider sets, with its unit.
-        format: How a value is written, as in `str.format`.
-
-    Returns:
-        What to display, as the last value of a cell.
-
-    Raises:
-        ValueError: If there are fewer than two values, or two that are written alike.
-
-    Example:
-        >>> from labutils import record
-        >>> figure, ax = panels()
-        >>> (dot,) = ax.plot([0], [1], "o")
-        >>> static = record.SavedFigure("dot", "A dot that goes to the right.", b"")
-        >>> slider(figure, lambda x: dot.set_xdata([x]), [0, 1, 2], static, label="position")
-        Figure dot: A dot that goes to the right.
-        >>> plt.close(figure)
-    """
-    options = [(format.format(value), value) for value in values]
-    names = [name for name, _ in options]
-    if len(options) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"slider {label!r}: needs two values or more that format={format!r} tells apart, got {names}")
-    if not _watched():
-        return static
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # settled: while the slider moves, the axes stay where they are
-    box = figure.get_tightbbox().padded(0.1)
-
-    @functools.cache
-    def render(value: Any) -> str:
-        draw(value)
-        buffer = io.BytesIO()  # sharp enough, and drawn in the time between two moves
-        figure.savefig(buffer, format="png", dpi=1.5 * _CSS_DPI, bbox_inches=box, pil_kwargs={"compress_level": 1})
-        code = base64.b64encode(buffer.getvalue()).decode()
-        alt = f"{static.alt} Here, {label} is {format.format(value)}."
-        style = f"width: {_CSS_DPI * box.width:.0f}px; max-width: 100%; height: auto"
-        return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" style="{style}">'
-
-    return Interactive(render, options, label, static)
-
-
-def _watched() -> bool:
-    """Whether this runs in a notebook that somebody has open."""
-    if os.environ.get("LABUTILS_RUN_DIR"):
-        return False
-    from IPython import get_ipython
-
-    return hasattr(get_ipython(), "kernel")
-
-
-def image_grid(
-    images: ArrayLike, titles: Sequence[str] | None = None, columns: int = 10, *, dataset: Any = None
-) -> Figure:
-    """Return a figure of small images, each with its title above it.
-
-    Args:
-        images: Shape (n, channels, height, width) with 1 or 3 channels, or (n, height, width); values in [0, 1].
-        titles: One a picture, such as its class. Without, give the figure a `suptitle`.
-        columns: Pictures in a row.
-        dataset: The data set that the images come from, to undo its normalization with its `mean` and `std`, shape
-            (channels,).
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If the shape is none of the above, the titles are not one a picture, or values leave [0, 1].
-
-    Example:
-        >>> figure = image_grid(np.zeros((3, 1, 8, 8)), ["0", "1", "2"])
-        >>> len(figure.axes)
-        3
-        >>> plt.close(figure)
-    """
-    images = np.asarray(images, dtype=np.float64)
-    if images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(
-            f"images must have shape (n, 1 or 3 channels, height, width) or (n, height, width), got {images.shape}"
-        )
-    if titles is not None and len(titles) != len(images):
-        raise ValueError(f"there are {len(images)} images but {len(titles)} titles: give one a picture")
-    if dataset is not None:
-        mean, std = (np.reshape(np.asarray(value), (-1, 1, 1)) for value in (dataset.mean, dataset.std))
-        images = images * std + mean
-    tolerance = 1e-3  # rounding, where a normalization was undone
-    if not ((images >= -tolerance) & (images <= 1 + tolerance)).all():
-        raise ValueError(
-            f"images must have values in [0, 1], got {images.min():.3g} to {images.max():.3g}: pass dataset=... to"
-            " undo its normalization"
-        )
-    columns = min(columns, len(images))
-    rows = ceil(len(images) / columns)
-    cell = min(WIDTH / columns, 1.6)
-    lines = [line for title in titles or [] for line in title.split("\n")]
-    title_height = 0.2 * (1 + max(title.count("\n") for title in titles)) if titles else 0.05
-    size = max(6.0, min(9.0, 72 * cell / (0.6 * max(map(len, lines), default=1))))
-    height = rows * (cell * images.shape[2] / images.shape[3] + title_height)
-    figure = plt.figure(figsize=(cell * columns, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    for index, image in enumerate(np.clip(images, 0, 1).transpose(0, 2, 3, 1)):
-        ax = figure.add_subplot(rows, columns, index + 1)
-        ax.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
-        ax.axis("off")
-        if titles is not None:
-            ax.set_title(titles[index], fontsize=size, fontweight="normal", loc="center", pad=2)
-    return figure
-
-
-def heatmap(
-    ax: Axes,
-    matrix: ArrayLike,
-    xlabels: Sequence[object],
-    ylabels: Sequence[object],
-    label: str,
-    *,
-    annotate: bool = True,
-    limits: tuple[float, float] | None = None,
-) -> Colorbar:
-    """Draw a matrix as colored cells with a color bar and, where they fit, the numbers.
-
-    Counts (integers) are written in full, other numbers with two decimals, as .25 where 0.25 would be small; cells
-    too small for a 6-point font stay empty. A further heatmap in a figure takes room from those before it, whose
-    numbers are then fitted anew. A missing value (NaN) is a gray cell. Where names would overlap, they are turned or
-    thinned out. The axes' labels are the caller's.
-
-    Args:
-        ax: Where to draw.
-        matrix: Shape (rows, columns).
-        xlabels: Names of the columns.
-        ylabels: Names of the rows, from the top.
-        label: What the colors mean, with its unit.
-        annotate: Write the numbers into the cells.
-        limits: Values of the darkest and the brightest color; by default the least and the greatest value.
-
-    Returns:
-        The color bar.
-
-    Raises:
-        ValueError: If the matrix is not 2-D, empty, or the names are not one a row and column.
-
-    Example:
-        >>> figure, ax = panels()
-        >>> bar = heatmap(ax, [[8, 1], [0, 9]], ["cat", "dog"], ["cat", "dog"], "images")
-        >>> [text.get_text() for text in ax.texts]
-        ['8', '1', '0', '9']
-        >>> plt.close(figure)
-    """
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"matrix must have shape (rows, columns), got {matrix.shape}")
-    if matrix.shape != (len(ylabels), len(xlabels)):
-        raise ValueError(
-            f"a matrix of shape {matrix.shape} needs as many ylabels and xlabels, got {len(ylabels)} and {len(xlabels)}"
-        )
-    image = _draw_cells(ax, matrix, xlabels, ylabels, annotate, limits)
-    # Within the axes' own room: a bar as high as the matrix.
-    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0, 0.06, 1)), label=label)
-    bar.outline.set_visible(False)
-    bar.locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=np.issubdtype(matrix.dtype, np.integer))
-    if isinstance(engine := ax.figure.canvas.figure.get_layout_engine(), ConstrainedLayoutEngine):
-        engine.set(w_pad=0.15)  # inches: the bar's label keeps off the next panel's
-    _fit_heatmaps(ax.figure.canvas.figure)
-    return bar
-
-
-def _draw_cells(
-    ax: Axes,
-    matrix: np.ndarray,
-    xlabels: Iterable[object],
-    ylabels: Iterable[object],
-    annotate: bool,
-    limits: tuple[float, float] | None,
-    *,
-    signed: bool = False,
-) -> AxesImage:
-    """Draw a matrix as cells, with empty texts for their numbers."""
-    low, high = limits or (None, None)
-    cmap = mpl.colormaps[DIVERGING if signed else mpl.rcParams["image.cmap"]].with_extremes(bad="#CCCCCC")
-    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, gid=_HEATMAP)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    for axis, names in ((ax.xaxis, xlabels), (ax.yaxis, ylabels)):
-        axis.set_ticks(range(len(names)), [f"{name:g}" if isinstance(name, float) else str(name) for name in names])
-    if annotate:
-        for (i, j), value in np.ndenumerate(matrix):
-            color = "black" if _contrast(image.cmap(image.norm(value)), "black") > 4.5 else "white"
-            ax.text(j, i, "", ha="center", va="center", color=color, gid=_CELL)
-    return image
-
-
-def _fit_heatmaps(figure: Figure) -> None:
-    """Fit names and numbers of all heatmaps of a figure to the room that its layout leaves them."""
-    figure.draw_without_rendering()
-    for ax in figure.axes:
-        if any(image.get_gid() == _HEATMAP for image in ax.get_images()):
-            _fit_names(ax)
-            _fit_numbers(ax)
-
-
-# --- From frames --------------------------------------------------------------------------------------------------
+    return figure, dict(zip(titles, axes, strict=True))
 
 
 def colors(values: Iterable[Any]) -> dict[Any, Any]:
@@ -777,14 +241,14 @@ def lines(
                     f"_{label}" if hue and number else label,
                     color=palette[value] if hue else COLORS[number],
                     band=band,
-                    linestyle=LINES[number % len(LINES)],
+                    linestyle=list(LINES.values())[number % len(LINES)],
                     shade=0.0 if hue and number else 0.2,  # bands upon bands hide each other
                 )
-    words = zip(("solid", "dashed", "dotted", "dash-dotted"), kinds, strict=False)
-    told = [_told(parts[0][0]), ", ".join(f"{word}: {kind}" for word, kind in words) if hue and style else ""]
+    dashes = [f"{word}: {kind}" for word, kind in zip(LINES, kinds, strict=False) if hue and style]
+    told = [band_note(parts[0][0]), ", ".join(dashes)]
     if note := "; ".join(filter(None, told)):
         size = mpl.rcParams["font.size"] - 1.5
-        figure.suptitle(note, x=0.01, ha="left", fontsize=size, fontweight="normal", color=_MUTED)
+        figure.suptitle(note, x=0.01, ha="left", fontsize=size, fontweight="normal", color=MUTED)
     for ax, _, _ in parts:
         label_lines(ax, note=False)
     return figure, axes
@@ -805,23 +269,7 @@ def points(
 ) -> tuple[Figure, Any]:
     """Draw a long-format frame as points, one a row, with a legend below the figure.
 
-    Args:
-        frame: One row a point, with columns as named below.
-        x: Column of positions, numbers.
-        y: Column of heights; several get a panel each.
-        hue: Column whose values get a color each; without style, each a marker, too.
-        style: Column whose values get a marker each.
-        col: Column whose values get a panel each.
-        log: The columns among x and y that get a logarithmic axis.
-        labels: Column to what its axis says; else the column's name.
-        palette: Value of hue to color, as `colors` returns it.
-        **options: As in `lines`.
-
-    Returns:
-        The figure, and its axes, as from `lines`.
-
-    Raises:
-        ValueError: If a column is missing.
+    The arguments are those of `lines`; style means markers. Without it, the values of hue have a marker each, too.
 
     Example:
         >>> frame = pd.DataFrame({"sharpness": [1, 2, 4], "gap": [0.1, 0.3, 0.2], "batch": [10, 10, 100]})
@@ -899,6 +347,63 @@ def heatmaps(
     return figure, axes
 
 
+def heatmap(
+    ax: Axes,
+    matrix: ArrayLike,
+    xlabels: Sequence[object],
+    ylabels: Sequence[object],
+    label: str,
+    *,
+    annotate: bool = True,
+    limits: tuple[float, float] | None = None,
+) -> Colorbar:
+    """Draw a matrix as colored cells with a color bar and, where they fit, the numbers.
+
+    Counts (integers) are written in full, other numbers with two decimals, as .25 where 0.25 would be small; cells
+    too small for a 6-point font stay empty. A further heatmap in a figure takes room from those before it, whose
+    numbers are then fitted anew. A missing value (NaN) is a gray cell. Where names would overlap, they are turned or
+    thinned out. The axes' labels are the caller's.
+
+    Args:
+        ax: Where to draw.
+        matrix: Shape (rows, columns).
+        xlabels: Names of the columns.
+        ylabels: Names of the rows, from the top.
+        label: What the colors mean, with its unit.
+        annotate: Write the numbers into the cells.
+        limits: Values of the darkest and the brightest color; by default the least and the greatest value.
+
+    Returns:
+        The color bar.
+
+    Raises:
+        ValueError: If the matrix is not 2-D, empty, or the names are not one a row and column.
+
+    Example:
+        >>> figure, ax = plt.subplots()
+        >>> bar = heatmap(ax, [[8, 1], [0, 9]], ["cat", "dog"], ["cat", "dog"], "images")
+        >>> [text.get_text() for text in ax.texts]
+        ['8', '1', '0', '9']
+        >>> plt.close(figure)
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"matrix must have shape (rows, columns), got {matrix.shape}")
+    if matrix.shape != (len(ylabels), len(xlabels)):
+        raise ValueError(
+            f"a matrix of shape {matrix.shape} needs as many ylabels and xlabels, got {len(ylabels)} and {len(xlabels)}"
+        )
+    image = _draw_cells(ax, matrix, xlabels, ylabels, annotate, limits)
+    # Within the axes' own room: a bar as high as the matrix.
+    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0, 0.06, 1)), label=label)
+    bar.outline.set_visible(False)
+    bar.locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=np.issubdtype(matrix.dtype, np.integer))
+    if isinstance(engine := ax.figure.canvas.figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(w_pad=0.15)  # inches: the bar's label keeps off the next panel's
+    _fit_heatmaps(ax.figure.canvas.figure)
+    return bar
+
+
 def forest(
     ax: Axes, table: pd.DataFrame, *, reported: str | None = None, names: tuple[str, str] = ("ours", "reported")
 ) -> None:
@@ -914,7 +419,7 @@ def forest(
         ValueError: If a column is missing.
 
     Example:
-        >>> figure, ax = panels()
+        >>> figure, ax = plt.subplots()
         >>> table = pd.DataFrame({"mean": [0.9], "low": [0.8], "high": [1.0], "paper": [0.95]}, index=["CKA"])
         >>> forest(ax, table, reported="paper", names=("ours", "Kornblith et al."))
         >>> [label.get_text() for label in ax.get_yticklabels()]
@@ -931,7 +436,155 @@ def forest(
         note += f"   × {names[1]}"
     ax.set(ylim=(len(table) - 0.5, -0.5), ylabel=table.index.name or "row")
     ax.set_yticks(places, [str(name) for name in table.index])
-    _write_note(ax, note)
+    write_note(ax, note)
+
+
+def image_grid(
+    images: ArrayLike, titles: Sequence[str] | None = None, columns: int = 10, *, dataset: Any = None
+) -> Figure:
+    """Return a figure of small images, each with its title above it.
+
+    Args:
+        images: Shape (n, channels, height, width) with 1 or 3 channels, or (n, height, width); values in [0, 1].
+        titles: One a picture, such as its class. Without, give the figure a `suptitle`.
+        columns: Pictures in a row.
+        dataset: The data set that the images come from, to undo its normalization with its `mean` and `std`, shape
+            (channels,).
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the shape is none of the above, the titles are not one a picture, or values leave [0, 1].
+
+    Example:
+        >>> figure = image_grid(np.zeros((3, 1, 8, 8)), ["0", "1", "2"])
+        >>> len(figure.axes)
+        3
+        >>> plt.close(figure)
+    """
+    images = np.asarray(images, dtype=np.float64)
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(
+            f"images must have shape (n, 1 or 3 channels, height, width) or (n, height, width), got {images.shape}"
+        )
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"there are {len(images)} images but {len(titles)} titles: give one a picture")
+    if dataset is not None:
+        mean, std = (np.reshape(np.asarray(value), (-1, 1, 1)) for value in (dataset.mean, dataset.std))
+        images = images * std + mean
+    tolerance = 1e-3  # rounding, where a normalization was undone
+    if not ((images >= -tolerance) & (images <= 1 + tolerance)).all():
+        raise ValueError(
+            f"images must have values in [0, 1], got {images.min():.3g} to {images.max():.3g}: pass dataset=... to"
+            " undo its normalization"
+        )
+    columns = min(columns, len(images))
+    rows = ceil(len(images) / columns)
+    cell = min(WIDTH / columns, 1.6)
+    lines = [line for title in titles or [] for line in title.split("\n")]
+    title_height = 0.2 * (1 + max(title.count("\n") for title in titles)) if titles else 0.05
+    size = max(6.0, min(9.0, 72 * cell / (0.6 * max(map(len, lines), default=1))))
+    height = rows * (cell * images.shape[2] / images.shape[3] + title_height)
+    figure = plt.figure(figsize=(cell * columns, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    for index, image in enumerate(np.clip(images, 0, 1).transpose(0, 2, 3, 1)):
+        ax = figure.add_subplot(rows, columns, index + 1)
+        ax.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+        ax.axis("off")
+        if titles is not None:
+            ax.set_title(titles[index], fontsize=size, fontweight="normal", loc="center", pad=2)
+    return figure
+
+
+def slider(
+    figure: Figure,
+    draw: Callable[[Any], object],
+    values: Iterable[Any],
+    static: Any,
+    *,
+    label: str,
+    format: str = "{:g}",
+) -> Any | VBox:
+    """Return a slider that moves through precomputed values, or the static figure where nobody could move it.
+
+    Somebody watches in an interactive kernel (Jupyter, Colab) unless LABUTILS_RUN_DIR is set, as in `labs run`, tests
+    and the book. The arrow keys move a slider that has the focus; its value stands beside it and in the picture's
+    alternative text.
+
+    Args:
+        figure: The figure; it may be closed, as `run.figure` leaves it.
+        draw: Called with a value; changes the figure's artists to show it. It should compute nothing: a move is
+            as quick as drawing is.
+        values: What the slider selects from, at least two, hashable; it begins at the first.
+        static: The figure as `run.figure` returns it, at a position that shows the point without moving.
+        label: What the slider sets, with its unit.
+        format: How a value is written, as in `str.format`.
+
+    Returns:
+        What to display, as the last value of a cell.
+
+    Raises:
+        ValueError: If there are fewer than two values, or two that are written alike.
+
+    Example:
+        >>> figure, ax = panels()
+        >>> (dot,) = ax.plot([0], [1], "o")
+        >>> slider(figure, lambda x: dot.set_xdata([x]), [0, 1, 2], "the picture", label="position")
+        'the picture'
+        >>> plt.close(figure)
+    """
+    options = [(format.format(value), value) for value in values]
+    names = [name for name, _ in options]
+    if len(options) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"slider {label!r}: needs two values or more that format={format!r} tells apart, got {names}")
+    if not _watched():
+        return static
+    import ipywidgets  # takes a while to import, which headless runs need not wait for
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # settled: while the slider moves, the axes stay where they are
+    box = figure.get_tightbbox().padded(0.1)
+
+    @functools.cache
+    def render(value: Any) -> str:
+        draw(value)
+        buffer = io.BytesIO()  # sharp enough, and drawn in the time between two moves
+        figure.savefig(buffer, format="png", dpi=1.5 * _CSS_DPI, bbox_inches=box, pil_kwargs={"compress_level": 1})
+        code = base64.b64encode(buffer.getvalue()).decode()
+        alt = f"{static.alt} Here, {label} is {format.format(value)}."
+        style = f"width: {_CSS_DPI * box.width:.0f}px; max-width: 100%; height: auto"
+        return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" style="{style}">'
+
+    control = ipywidgets.SelectionSlider(
+        options=options, description=label, style={"description_width": "initial"}, layout={"width": "95%"}
+    )
+    view = ipywidgets.HTML(render(control.value))
+    control.observe(lambda change: setattr(view, "value", render(change["new"])), names="value")
+    shown = ipywidgets.VBox([control, view])
+    bundle = {**static._repr_mimebundle_()[0], **shown._repr_mimebundle_()}
+    shown._repr_mimebundle_ = lambda **_: bundle  # where a page shows no widgets, the static picture stands in
+    return shown
+
+
+def _flow(number: int, *, columns: int = 2, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, row by row."""
+    columns = min(columns, number)
+    figure, axes = panels(ceil(number / columns), columns, squeeze=False, **options)
+    for ax in axes.flat[number:]:
+        ax.remove()
+    return figure, list(axes.flat[:number])
+
+
+def _watched() -> bool:
+    """Whether this runs in a notebook that somebody has open."""
+    if os.environ.get("LABUTILS_RUN_DIR"):
+        return False
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")
 
 
 def _panels_of(
@@ -948,25 +601,22 @@ def _panels_of(
     names, values = [y] if isinstance(y, str) else list(y), _values_of(frame, col)
     _check_columns(frame, x, *names, col, *more)
     log, labels = [log] if isinstance(log, str) else log, labels or {}
-    if len(names) > 1 and col:
+    crossed = len(names) > 1 and col is not None
+    if crossed:
         options.pop("columns", None)
         figure, grid = panels(len(names), len(values), squeeze=False, **{"sharex": "col"} | options)
+        flat = list(grid.flat)
     else:
-        total = max(len(names), len(values))
-        columns = min(options.pop("columns", 2), total)
-        figure, grid = panels(ceil(total / columns), columns, squeeze=False, **options)
-        for ax in grid.flat[total:]:
-            ax.remove()
+        figure, flat = _flow(max(len(names), len(values)), **options)
     parts, axes = [], {}
-    for ax, (name, value) in zip(grid.flat, [(name, value) for name in names for value in values], strict=False):
+    for ax, (name, value) in zip(flat, itertools.product(names, values), strict=True):
         ax.set(xscale="log" if x in log else "linear", yscale="log" if name in log else "linear")
         ax.set_ylabel(labels.get(name, name))
-        if len(names) == 1 or not col or name == names[-1]:
+        if not crossed or name == names[-1]:
             ax.set_xlabel(labels.get(x, x))
         if col and name == names[0]:
             ax.set_title(_named(col, value))
-        key = (name, value) if len(names) > 1 and col else value if col else name
-        axes[key] = ax
+        axes[(name, value) if crossed else value if col else name] = ax
         parts.append((ax, name, frame[_is(frame, col, value)]))
     return figure, axes if len(parts) > 1 or col else parts[0][0], parts
 
@@ -1018,6 +668,41 @@ def _check_columns(frame: pd.DataFrame, *names: str | None) -> None:
             raise ValueError(f"no column {name!r}; there are {', '.join(map(repr, frame))}")
 
 
+def _draw_cells(
+    ax: Axes,
+    matrix: np.ndarray,
+    xlabels: Iterable[object],
+    ylabels: Iterable[object],
+    annotate: bool,
+    limits: tuple[float, float] | None,
+    *,
+    signed: bool = False,
+) -> AxesImage:
+    """Draw a matrix as cells, with empty texts for their numbers."""
+    low, high = limits or (None, None)
+    cmap = mpl.colormaps[DIVERGING if signed else mpl.rcParams["image.cmap"]].with_extremes(bad="#CCCCCC")
+    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, gid=_HEATMAP)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    for axis, names in ((ax.xaxis, xlabels), (ax.yaxis, ylabels)):
+        axis.set_ticks(range(len(names)), [f"{name:g}" if isinstance(name, float) else str(name) for name in names])
+    if annotate:
+        for (i, j), value in np.ndenumerate(matrix):
+            color = "black" if contrast(image.cmap(image.norm(value)), "black") > 4.5 else "white"
+            ax.text(j, i, "", ha="center", va="center", color=color, gid=_CELL)
+    return image
+
+
+def _fit_heatmaps(figure: Figure) -> None:
+    """Fit names and numbers of all heatmaps of a figure to the room that its layout leaves them."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        if any(image.get_gid() == _HEATMAP for image in ax.get_images()):
+            _fit_names(ax)
+            _fit_numbers(ax)
+
+
 def _cell_width(ax: Axes) -> float:
     """Return the width of a heatmap's cell in points, as fonts are measured."""
     return ax.get_window_extent().width / ax.get_images()[0].get_array().shape[1] / (ax.figure.dpi / 72)
@@ -1054,119 +739,3 @@ def _fit_numbers(ax: Axes) -> None:
             cell.set(text=text, fontsize=size)
         else:
             cell.remove()
-
-
-def _tick_steps(low: float, high: float, gap: float) -> tuple[float, ...]:
-    """Return the most readable steps of a decade that give three ticks, or the most there are, gap decades apart."""
-    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
-
-    def worth(steps: tuple[float, ...]) -> int:
-        shown = sum(low <= step * power <= high for power in powers for step in steps)
-        return min(3, shown) if np.diff(np.log10([*steps, 10])).min() >= gap else 0
-
-    return max(_LOG_STEPS, key=worth)  # the first of the best
-
-
-def _brief(value: float, position: int | None = None) -> str:
-    """Return a number as a tick of a logarithmic axis: 0.2, 500, 20k."""
-    if value >= 1e4:
-        return ticker.EngFormatter(sep="")(value)
-    if value >= 0.999e-3:
-        return f"{value:g}"
-    power = int(np.floor(np.log10(value * 1.001)))
-    step = f"{value / 10.0**power:.2g}"
-    return f"$10^{{{power}}}$" if step == "1" else rf"${step}\times10^{{{power}}}$"
-
-
-def _slices(
-    x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, *, logarithmic: bool
-) -> tuple[np.ndarray, ...]:
-    """Return a long curve as 500 slices, even on its axis: center, median of the line, extremes of the band."""
-    space = np.geomspace if logarithmic and x[0] > 0 else np.linspace
-    starts = np.unique(np.searchsorted(x, space(x[0], x[-1], 500, endpoint=False)))
-    medians = [[np.median(part) for part in np.split(row, starts[1:])] for row in (x, middle)]
-    return *np.array(medians), np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
-
-
-def _right_end(line: Line2D, frame: Bbox) -> np.ndarray:
-    """Return where a line ends on paper (pixels), kept within the frame; the top right corner if it has no points."""
-    xy = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
-    xy = line.get_transform().transform(xy)
-    xy = xy[np.isfinite(xy).all(axis=1)]
-    end = xy[-1] if len(xy) else frame.max  # without points the runs diverged: they went up
-    return np.clip(end, frame.min, frame.max)
-
-
-def _farthest(line: Line2D, frame: Bbox) -> float:
-    """Return how far to the right on paper (pixels) a line goes, kept within the frame."""
-    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-    shown = line.get_transform().transform(np.column_stack([x, y])[np.isfinite(x) & np.isfinite(y)])
-    return float(np.clip(shown[:, 0].max(initial=frame.x0), frame.x0, frame.x1))
-
-
-def _wrapped(label: str) -> str:
-    """Return a label in short lines, so that it leaves a narrow panel its width."""
-    parts = label.replace(" (", "\n(").split("\n")
-    return "\n".join(textwrap.fill(part, 14, break_long_words=False) for part in parts)
-
-
-def _told(ax: Axes) -> str:
-    """Return what the lines and bands of `curves` are: of the most runs, as lines of fewer say so in their labels."""
-    notes = [str(c.get_label()) for c in ax.collections if str(c.get_label()).startswith(_NOTE)]
-    return max(notes, key=lambda text: (len(text), text), default="").removeprefix(_NOTE)
-
-
-def _write_note(ax: Axes, note: str) -> None:
-    """Write a small line between axes and title."""
-    size = mpl.rcParams["font.size"] - 1.5
-    ax.annotate(
-        note,
-        xy=(0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 5),
-        textcoords="offset points",
-        ha="left",
-        va="bottom",
-        fontsize=size,
-        color=_MUTED,
-        gid="band note",
-    )
-    for side in ("left", "center", "right"):
-        if title := ax.get_title(loc=side):
-            ax.set_title(title, loc=side, pad=size + 11)
-
-
-def _spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return centers that do not overlap, with the least sum of squared moves from those wanted.
-
-    Measured from the stack of labels without gaps, the order to keep is a rising sequence: an isotonic regression.
-    """
-    order = np.argsort(wanted, kind="stable")
-    tall = heights[order]
-    stacked = np.cumsum(tall) - tall / 2
-    slack = isotonic_regression(wanted[order] - stacked).x
-    slack = np.clip(slack, low - tall[0] / 2, max(high - tall.sum(), low - tall[0] / 2))
-    centers = np.empty_like(wanted)
-    centers[order] = slack + stacked
-    return centers
-
-
-def _luminance(color: Any) -> float:
-    """Return the relative luminance of a color, from 0 to 1 (WCAG 2.2)."""
-    rgb = np.array(mcolors.to_rgb(color))
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def _contrast(color: Any, background: Any) -> float:
-    """Return the contrast ratio of two colors, from 1 to 21 (WCAG 2.2)."""
-    dark, light = sorted((_luminance(color), _luminance(background)))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _readable(color: Any) -> tuple[float, ...]:
-    """Return the color, darkened until text in it can be read on white (a contrast of 4.5:1)."""
-    rgb = np.array(mcolors.to_rgb(color))
-    while _contrast(rgb, "white") < 4.5:
-        rgb = rgb * 0.95
-    return tuple(rgb)

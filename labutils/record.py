@@ -34,8 +34,8 @@ from torch import nn
 
 from labutils import published
 from labutils.claims import SLUG, Claim, Claims, as_slug, judge
+from labutils.drawing import use_style
 from labutils.files import find_project, layout, write_atomically
-from labutils.plotting import use_style
 from labutils.published import SourceRuns
 from labutils.statistics import Interval, Kind
 

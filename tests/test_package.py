@@ -34,6 +34,7 @@ SCIENCE = (
     "similarity",
     "claims",
     "published",
+    "drawing",
     "plotting",
     "record",
     "exercise",

@@ -26,7 +26,7 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from labutils import record
-from labutils.plotting import STYLE
+from labutils.drawing import STYLE
 from labutils.statistics import mean_interval
 
 mpl.use("Agg")
