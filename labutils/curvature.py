@@ -2,50 +2,54 @@
 
 A Hessian is asked for as `hessian(loss, network)`, where `loss` says how the loss comes from a network:
 `lambda network: F.mse_loss(network(x), y)`. Whatever can be written so, has its curvature here. Parameters are
-flattened in the order of `network.parameters()`, as in `training.Stack`.
+flattened in the order of `network.parameters()`, as in a `Stack`.
 
 Second derivatives amplify rounding: for eigenvalues near zero, use float64 networks and data (`network.double()`).
+They are taken by all parameters, frozen ones (`requires_grad_(False)`) included, which the gradient norm and the two
+minimizers leave out.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.func import jacrev, vmap
 
 from labutils import checkpoint as checkpoints
+from labutils.stack import Stack, check_same, functional, mean_loss
 from labutils.statistics import Interval, mean_interval
-from labutils.training import Stack, eval_mode
-
-Network = Callable[[Tensor], Tensor]
-"""What a loss gets, which maps examples (N, ...) to outputs as a network does."""
+from labutils.training import eval_mode
 
 Loss = Callable[[Any], Tensor]
-"""How a loss () comes from a network.
+"""How a loss () comes from a network, such as `lambda network: F.mse_loss(network(x), y)`.
 
-An example is `lambda network: F.mse_loss(network(x), y)`. The network is in eval mode; besides being called, it has
-`parameters()`, for a term in the weights themselves.
+The network that it gets is a copy in eval mode. A term in the weights themselves takes them from there, as
+`network[0].weight` or `network.parameters()`: those of a network from outside are refused, since they do not vary.
 """
 
 Models = nn.Module | Sequence[nn.Module]
 """One network, or several of one architecture."""
 
 _BATCH = 1000  # examples whose gradients are taken at once
+_DENSE = 40  # parameters up to which the whole Hessian takes no more products than Lanczos
+_POWER = 6  # steps of the power method that find the scale of a Hessian
 _PRODUCTS = 32  # Hessian-vector products at once: more of them leave the cache
 _SYMMETRIC = 1e-6  # largest difference between a Hessian and its transpose, relative to its largest entry
 
 
 def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse") -> float | np.ndarray:
-    """Compute the norm of the gradient of the mean loss by all parameters, ‖g‖ = (Σ_p ‖∂L/∂p‖²)^½.
+    """Compute the norm of the gradient of the mean loss by the parameters, ‖g‖ = (Σ_p ‖∂L/∂p‖²)^½.
 
     Args:
         models: a network, K networks of one architecture, or a `Stack` of them in use, as `training.fit` hands it to
@@ -58,7 +62,7 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
         The norm; for several networks or a stack, an array (K,).
 
     Raises:
-        ValueError: x and y do not hold the same number of examples.
+        ValueError: an unknown loss; labels or targets that do not fit the outputs; every parameter is frozen.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
@@ -69,7 +73,7 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
     _check_examples(x, y)
     if not isinstance(models, Stack):
         networks = [models] if isinstance(models, nn.Module) else list(models)
-        with eval_mode(*networks), Stack(networks, example=x[:1], batch_size=min(len(x), _BATCH)) as stack:
+        with eval_mode(*networks), Stack(networks, example=x[:2], batch_size=min(len(x), _BATCH)) as stack:
             norms = gradient_norm(stack, x, y, loss)
         return float(norms[0]) if isinstance(models, nn.Module) else norms
     total = torch.zeros_like(models.gradients)
@@ -93,18 +97,17 @@ def hessian(loss: Loss, models: Models) -> Tensor:
         The Hessian (P, P), exactly symmetric; (K, P, P) for several networks.
 
     Raises:
-        ValueError: the loss is not one number.
+        ValueError: networks that differ; a loss that is not one number, does not depend on the network it is given, or
+            uses another one.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
-        >>> hessian(lambda network: F.mse_loss(network(torch.tensor([[3.0]])), torch.zeros(1, 1)), line)
+        >>> hessian(lambda network: network(torch.tensor([[3.0]])).square().mean(), line)
         tensor([[18.]])
     """
     many = not isinstance(models, nn.Module)
-    networks = list(models) if many else [models]
-    parameters, values = _differentiable(loss, networks)
-    gradients = torch.autograd.grad(values.sum(), parameters, create_graph=True, materialize_grads=True)
-    k, sizes = len(networks), [p[0].numel() for p in parameters]
+    parameters, _, gradients = _Family(models if many else [models]).differentiate(loss)
+    k, sizes = len(parameters[0]), [p[0].numel() for p in parameters]
     upper = parameters[0].new_zeros(k, sum(sizes), sum(sizes))
     starts, row = np.cumsum([0, *sizes]).tolist(), 0
     for i, (gradient, size) in enumerate(zip(gradients, sizes, strict=True)):
@@ -139,6 +142,9 @@ def gauss_newton(models: Models, x: Tensor) -> Tensor:
     Returns:
         The matrix (P, P), or (K, P, P).
 
+    Raises:
+        ValueError: networks that differ.
+
     Source:
         Nocedal and Wright (2006), Numerical Optimization, section 10.3.
 
@@ -147,7 +153,8 @@ def gauss_newton(models: Models, x: Tensor) -> Tensor:
         tensor([[18.]])
     """
     many = not isinstance(models, nn.Module)
-    j = _jacobian(*_flat(list(models) if many else [models]), x)
+    family = _Family(models if many else [models])
+    j = family.jacobian(family.flatten(family.parameters), x)
     matrix = 2 / j.shape[1] * (j.mT @ j)
     return matrix if many else matrix[0]
 
@@ -162,24 +169,28 @@ def eigenvalues(matrix: Tensor) -> np.ndarray:
         The eigenvalues (P,) or (K, P), float64.
 
     Raises:
-        ValueError: a matrix that is not square, not symmetric, or holds a value that is not finite.
+        ValueError: a matrix that is not square, not real, not symmetric, or holds a value that is not finite.
 
     Example:
         >>> eigenvalues(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         array([-1.,  1.])
     """
-    if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
-        raise ValueError(f"a matrix of shape {tuple(matrix.shape)}: it must be square, (P, P) or (K, P, P)")
+    if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.numel() == 0 or matrix.is_complex():
+        raise ValueError(
+            f"a matrix {tuple(matrix.shape)} {matrix.dtype}: it must be square and real, (P, P) or (K, P, P)"
+        )
     if not matrix.isfinite().all():
         bad = int((~matrix.isfinite()).sum())
         raise ValueError(f"{bad} entries of the matrix are NaN or infinite: did the training diverge?")
-    skew, scale = (matrix - matrix.mT).abs().amax().item(), matrix.abs().amax().item()
-    if skew > _SYMMETRIC * scale:
+    matrix = matrix.double()
+    skew, scale = (matrix - matrix.mT).abs().amax((-2, -1)), matrix.abs().amax((-2, -1))
+    if (skew > _SYMMETRIC * scale).any():  # each by its own scale
+        worst = (skew / scale).nan_to_num(0).argmax()
         raise ValueError(
-            f"the matrix differs from its transpose by up to {skew:.3g} (largest entry {scale:.3g}): a Hessian is"
-            " symmetric, and eigenvalues of another matrix need not be real"
+            f"the matrix differs from its transpose by up to {skew.flatten()[worst]:.3g} (largest entry"
+            f" {scale.flatten()[worst]:.3g}): a Hessian is symmetric, and another matrix's eigenvalues need not be real"
         )
-    return torch.linalg.eigvalsh(matrix.double()).cpu().numpy()
+    return torch.linalg.eigvalsh(matrix).cpu().numpy()
 
 
 class SpectrumShares(NamedTuple):
@@ -242,6 +253,9 @@ def hessian_operator(loss: Loss, model: nn.Module) -> LinearOperator:
     Returns:
         A (P, P) operator for numpy arrays, as `scipy.sparse.linalg` takes them.
 
+    Raises:
+        ValueError: a loss that `hessian` refuses.
+
     Source:
         Pearlmutter (1994), Neural Computation 6, 147-160.
 
@@ -251,8 +265,7 @@ def hessian_operator(loss: Loss, model: nn.Module) -> LinearOperator:
         >>> operator @ np.array([2.0])
         array([36.])
     """
-    parameters, values = _differentiable(loss, [model])
-    gradients = torch.autograd.grad(values.sum(), parameters, create_graph=True, materialize_grads=True)
+    parameters, _, gradients = _Family([model]).differentiate(loss)
     flat = torch.cat([g.flatten() for g in gradients])
 
     def product(vector: np.ndarray) -> np.ndarray:
@@ -291,7 +304,7 @@ def extreme_eigenvalues(loss: Loss, model: nn.Module, k: int = 1, *, tol: float 
         The k lowest and the k highest eigenvalues.
 
     Raises:
-        ValueError: k is not between 1 and P − 1, or the Hessian is not finite.
+        ValueError: k is not between 1 and P − 1, the Hessian is not finite, or a loss that `hessian` refuses.
         scipy.sparse.linalg.ArpackNoConvergence: the eigenvalues did not settle.
 
     Example:
@@ -305,19 +318,25 @@ def extreme_eigenvalues(loss: Loss, model: nn.Module, k: int = 1, *, tol: float 
     p = operator.shape[0]
     if not 1 <= k < p:
         raise ValueError(f"k = {k}: a network of {p} parameters has 1 to {p - 1} eigenvalues to ask for")
-    start = np.random.default_rng(seed).standard_normal(p)
-    if not np.isfinite(operator @ start).all():
-        raise ValueError("the Hessian has values that are NaN or infinite: did the training diverge?")
-    options = {"k": k, "tol": tol, "v0": start, "return_eigenvectors": False}
-    largest = abs(eigsh(operator, which="LM", **(options | {"k": 1, "tol": 0.1}))[0])
-    # Shifted by the largest |λ|, both ends have a size that the tolerance is relative to, even where λ is near 0.
-    ends = []
-    for sign in (-1, 1):
-        shifted = LinearOperator(
-            operator.shape, matvec=lambda v, sign=sign: sign * (operator @ v) + largest * np.ravel(v), dtype=np.float64
-        )
-        ends.append(np.sort(sign * (eigsh(shifted, which="LA", **options) - largest)))
-    return Extremes(*ends)
+    vector = np.random.default_rng(seed).standard_normal(p)
+    size = 1.0
+    for _ in range(_POWER):  # steps of the power method, from below to the largest |λ|
+        vector = operator @ (vector / size)
+        size = float(np.linalg.norm(vector))
+        if not math.isfinite(size):
+            raise ValueError("the Hessian has values that are NaN or infinite: did the training diverge?")
+        if size == 0:
+            return Extremes(np.zeros(k), np.zeros(k))
+    if p <= max(2 * k, _DENSE):
+        dense = operator @ np.eye(p)
+        found = np.linalg.eigvalsh((dense + dense.T) / 2)
+    else:
+        # Lanczos finds both ends at once. Moved up by twice the largest |λ|, no eigenvalue is near 0, and ARPACK's
+        # tolerance, which is relative to each of them, becomes one relative to the largest |λ|.
+        moved = LinearOperator((p, p), lambda v: operator @ np.ravel(v) + 2 * size * np.ravel(v), dtype=np.float64)
+        ends = eigsh(moved, 2 * k, which="BE", v0=vector, tol=tol / 3, return_eigenvectors=False)
+        found = np.sort(ends) - 2 * size
+    return Extremes(found[:k], found[-k:])
 
 
 def hessian_trace(loss: Loss, model: nn.Module, samples: int = 30, *, seed: int = 0) -> Interval:
@@ -351,26 +370,27 @@ def hessian_trace(loss: Loss, model: nn.Module, samples: int = 30, *, seed: int 
 
 
 def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> float:
-    """Compute how much a network's loss, or its logits, change with its input, averaged over examples.
+    """Compute how much a network's loss, or its output, changes with its input, averaged over examples.
 
     It is the mean over examples of the Frobenius norm of the derivative by the input: of the example's loss, a
-    vector, or of its logits, the Jacobian. The network is in eval mode, and no example must depend on another.
+    vector, or of its outputs, the Jacobian. The network is in eval mode, and no example must depend on another.
 
     Args:
-        model: a network.
+        model: a network with outputs (N, outputs).
         x: examples (N, ...).
         y: labels (N,), for cross-entropy, or targets (N, outputs), for the squared error averaged over outputs.
-            Logits do not need them.
-        of: "loss" or "logits".
+            Only the loss needs them.
+        of: "loss"; "logits", the outputs as the network gives them; or "probabilities", their softmax, which is what
+            Novak et al. measure. For a network that ends in an `nn.Softmax`, its outputs are the probabilities.
 
     Returns:
         The mean norm, per unit of the (normalized) input.
 
     Raises:
-        ValueError: unknown `of`, or x and y do not hold the same number of examples.
+        ValueError: unknown `of`, labels or targets that do not fit the outputs, or another number of them than of x.
 
     Source:
-        Novak et al. (2018), Sensitivity and generalization in neural networks, section 3.1 (of the outputs).
+        Novak et al. (2018), Sensitivity and generalization in neural networks, section 3 (of the probabilities).
 
     Example:
         >>> line = nn.Linear(2, 1, bias=False)
@@ -378,24 +398,25 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
         >>> sensitivity(line, torch.zeros(5, 2), torch.zeros(5, 1), of="logits")
         5.0
     """
-    if of not in ("loss", "logits"):
-        raise ValueError(f"of = {of!r}: sensitivity of 'loss' or of 'logits'")
+    if of not in ("loss", "logits", "probabilities"):
+        raise ValueError(f"of = {of!r}: sensitivity of 'loss', 'logits' or 'probabilities'")
     _check_examples(x, y)
+    normalized = isinstance(list(model.modules())[-1], nn.Softmax)
     total = 0.0
     with eval_mode(model), torch.enable_grad():
-        for xb, yb in _batches(x, y):
+        for xb, yb in _batches(x.to(next(model.parameters(), x)), y):
             xb = xb.detach().requires_grad_()
             outputs = model(xb)
-            if of == "logits":
-                values = [column.sum() for column in outputs.flatten(1).unbind(1)]
-            elif yb.is_floating_point():
-                values = [(outputs - yb).square().flatten(1).mean(1).sum()]
-            else:
-                values = [F.cross_entropy(outputs, yb, reduction="sum")]
             # The sum over examples gives each example its own gradient: none depends on another's input.
+            if of == "loss":
+                yb = yb.to(outputs if yb.is_floating_point() else outputs.device)
+                values = [mean_loss(outputs, yb, "mse" if yb.is_floating_point() else "cross_entropy") * len(xb)]
+            else:
+                shown = outputs.softmax(1) if of == "probabilities" and not normalized else outputs
+                values = [column.sum() for column in shown.flatten(1).unbind(1)]
             gradients = (torch.autograd.grad(value, xb, retain_graph=len(values) > 1)[0] for value in values)
-            squares = sum(torch.linalg.vector_norm(each.flatten(1), dim=1).square() for each in gradients)
-            total += squares.sqrt().double().sum().item()
+            squares = sum(torch.linalg.vector_norm(each.flatten(1), dim=1).double().square() for each in gradients)
+            total += squares.sqrt().sum().item()
     return total / len(x)
 
 
@@ -403,7 +424,8 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
     """Compute how far the loss rises, at worst, when every weight may change in proportion to its size.
 
     The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by projected gradient ascent. The ball is relative:
-    rescaling a layer and its successor so that the network computes the same leaves the result the same.
+    rescaling a layer and its successor so that the network computes the same leaves the result the same. Where the
+    gradient is 0, as at an exact minimum, the ascent starts in a random direction, always the same.
 
     Args:
         loss: how the loss comes from a network, see `Loss`.
@@ -412,10 +434,11 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
         steps: steps of the ascent.
 
     Returns:
-        The rise, 0 or more, in units of the loss; a lower bound of the true maximum.
+        The rise, 0 or more, in units of the loss; a lower bound of the true maximum. Infinite if the ascent meets a
+        loss that is not finite.
 
     Raises:
-        ValueError: a radius that is not positive, or no steps.
+        ValueError: a radius that is not positive, or no steps; a loss that is not finite, or that `hessian` refuses.
 
     Source:
         Kwon et al. (2021), ASAM, definition 2, here with the squared norm.
@@ -428,24 +451,27 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
     """
     if not rho > 0 or steps < 1:
         raise ValueError(f"rho = {rho}, steps = {steps}: both must be positive")
-    weights = parameters_to_vector(model.parameters()).detach()
-
-    def value(flat: Tensor) -> Tensor:
-        return _one_number(loss(_With.flat(model, flat)))
-
-    base = highest = value(weights).item()
-    u = torch.zeros_like(weights, requires_grad=True)
-    for step in range(steps + 1):
-        rise = value(weights + weights.abs() * u)
-        highest = max(highest, rise.item())
-        if step == steps:
-            break
-        (slope,) = torch.autograd.grad(rise, u)
-        with torch.no_grad():
-            # Steps of 2.5 ρ / steps can reach the border from anywhere, and turn on it.
-            first = 1.0 if step == 0 else 2.5 / steps
-            u += first * rho * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
-            u *= (rho / u.norm()).clamp_max(1.0)
+    family = _Family([model])
+    _, values, gradients = family.differentiate(loss)
+    base = highest = values.item()
+    if not math.isfinite(base):
+        raise ValueError(f"the loss is {base}: did the training diverge?")
+    weights = family.flatten(family.parameters)[0]
+    slope = weights.abs() * torch.cat([g.detach().flatten() for g in gradients])
+    if not slope.any():
+        generator = torch.Generator().manual_seed(0)
+        slope = weights.abs() * torch.randn(len(weights), generator=generator).to(weights)
+    u = torch.zeros_like(weights)
+    for _ in range(steps):
+        # Steps as long as the radius turn on the border as the power method does, but half as far.
+        u = u + rho * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
+        u = (u * (rho / u.norm()).clamp_max(1.0)).requires_grad_()
+        (value,) = family.losses(loss, family.unflatten((weights + weights.abs() * u).unsqueeze(0)))
+        if not value.isfinite():
+            return math.inf
+        highest = max(highest, value.item())
+        (slope,) = torch.autograd.grad(value, u)
+        u = u.detach()
     return highest - base
 
 
@@ -469,15 +495,14 @@ def minimize_gradient(
         steps: steps of Adam.
         lr: its learning rate at first.
         tolerance: a network rests once its ‖∇L‖ is this small.
-        checkpoint: file to continue from, and to save to, as in `training.fit`; None takes a file in the folder
-            `LABUTILS_CHECKPOINTS`, if that is set.
+        checkpoint: file to continue from, and to save to, see `training.fit`.
 
     Returns:
         ‖∇L‖ of each network (K, steps + 1), before each step and at the end.
 
     Raises:
-        ValueError: no networks, no steps, or a learning rate that is not positive; a checkpoint that is damaged or
-            belongs to another computation.
+        ValueError: no networks, no steps, or a learning rate that is not positive; a loss that `hessian` refuses; a
+            checkpoint that is damaged or belongs to another computation.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False).double()
@@ -488,20 +513,23 @@ def minimize_gradient(
     """
     if not models or steps < 1 or not lr > 0:
         raise ValueError(f"{len(models)} models, steps = {steps}, lr = {lr}: all must be positive")
-    kept = nn.ParameterList(_differentiable(loss, models)[0])
-    parameters = list(kept)
-    optimizer = torch.optim.Adam(parameters, lr=lr)
+    family = _Family(models)
+    started = family.differentiate(loss)
+    kept = nn.ParameterList(family.parameters)
+    parameters, trained = list(kept), [p for p, free in zip(kept, family.trainable, strict=True) if free]
+    optimizer = torch.optim.Adam(trained, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     at = checkpoints.Values(step=0, norms=torch.empty(len(models), steps + 1, dtype=torch.float64))
 
     def settings() -> dict[str, Any]:
-        leaves, values = _differentiable(loss, models)
+        leaves, values, gradients = started
         return {
             "computation": "curvature.minimize_gradient",
             "networks": repr(models[0]),
             "initial_weights": leaves,
             # A function has no bytes to compare, so its values and gradients stand for it and for its data.
-            "loss": [loss, values, torch.autograd.grad(values.sum(), leaves, materialize_grads=True)],
+            "loss": [loss, values, gradients],
+            "trainable": family.trainable,
             "steps": steps,
             "lr": lr,
             "tolerance": tolerance,
@@ -511,8 +539,8 @@ def minimize_gradient(
     with checkpoints.bind(checkpoint, state, settings) as saved:
         for step in range(at.step, steps + 1):
             saved.keep()
-            values = _losses(loss, models, parameters)
-            gradients = torch.autograd.grad(values.sum(), parameters, create_graph=True, materialize_grads=True)
+            values = family.losses(loss, parameters)
+            gradients = torch.autograd.grad(values.sum(), trained, create_graph=True, materialize_grads=True)
             squares = sum(g.flatten(1).square().sum(1) for g in gradients)
             norms = squares.detach().sqrt()
             at.norms[:, step] = norms
@@ -520,18 +548,18 @@ def minimize_gradient(
             if step == steps or resting.all():
                 at.norms[:, step:] = at.norms[:, step : step + 1]
                 break
-            rested = [p.detach()[resting] for p in parameters]
-            for p, g in zip(parameters, torch.autograd.grad(squares.sum() / 2, parameters), strict=True):
+            rested = [p.detach()[resting] for p in trained] if resting.any() else []
+            for p, g in zip(trained, torch.autograd.grad(squares.sum() / 2, trained), strict=True):
                 p.grad = g
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                for p, old in zip(parameters, rested, strict=True):
+                for p, old in zip(trained, rested, strict=False):
                     p[resting] = old
             at.step = step + 1
         at.step = steps + 1
         saved.keep(now=True)
-    _write_back(models, parameters)
+    family.write_back(parameters)
     return at.norms.numpy()
 
 
@@ -557,8 +585,7 @@ def levenberg_marquardt(
         steps: steps that are tried.
         damping: μ at first, relative to the largest diagonal entry of JᵀJ.
         tolerance: a network rests once its ‖∇L‖ is this small.
-        checkpoint: file to continue from, and to save to, as in `training.fit`; None takes a file in the folder
-            `LABUTILS_CHECKPOINTS`, if that is set.
+        checkpoint: file to continue from, and to save to, see `training.fit`.
 
     Returns:
         ‖∇L‖ of each network (K, steps + 1), before each step and at the end.
@@ -580,24 +607,24 @@ def levenberg_marquardt(
     if not models or steps < 1 or not damping > 0:
         raise ValueError(f"{len(models)} models, steps = {steps}, damping = {damping}: all must be positive")
     _check_examples(x, y)
-    if not y.is_floating_point() or y.dim() != 2:
-        raise ValueError(f"targets must be (N, outputs), y is {tuple(y.shape)} {y.dtype}")
-    model, weights = _flat(models)
-
-    def residuals(flat: Tensor) -> Tensor:
-        return (_With.flat(model, flat)(x) - y).flatten()
-
+    family = _Family(models)
+    weights = family.flatten(family.parameters)
+    free = family.flatten([torch.full_like(p[:1], t) for p, t in zip(family.parameters, family.trainable, strict=True)])
     at = checkpoints.Values(step=0, weights=weights, norms=torch.empty(len(models), steps + 1, dtype=torch.float64))
-    at.r, at.j = vmap(residuals)(weights), _jacobian(model, weights, x)
+    at.r, at.j = family.residuals(at.weights, x, y), family.jacobian(at.weights, x)
+    at.j[~at.r.isfinite().all(1)] = 0  # such a network cannot move, and the others do not wait for it
+    at.j *= free
     largest = at.j.square().sum(1).amax(1)  # the diagonal of JᵀJ
+    largest = torch.where(largest > 0, largest, 1.0)
     at.mu = damping * largest
 
     def settings() -> dict[str, Any]:
         return {
             "computation": "curvature.levenberg_marquardt",
-            "networks": repr(model),
+            "networks": repr(models[0]),
             "initial_weights": weights,
-            "buffers": list(model.buffers()),
+            "buffers": family.buffers,
+            "trainable": family.trainable,
             "data": [x, y],
             "steps": steps,
             "damping": damping,
@@ -614,75 +641,134 @@ def levenberg_marquardt(
                 at.norms[:, step:] = at.norms[:, step : step + 1]
                 break
             candidate = at.weights - _damped_least_squares(at.j, at.r, at.mu)
-            new = vmap(residuals)(candidate)
+            new = family.residuals(candidate, x, y)
             better = (new.square().sum(1) < at.r.square().sum(1)) & (norm > tolerance)
             at.weights = torch.where(better.unsqueeze(1), candidate, at.weights)
             at.r = torch.where(better.unsqueeze(1), new, at.r)
             at.mu = torch.where(better, at.mu / 3, at.mu * 3).clamp(1e-14 * largest, 1e14 * largest)
             if better.any():  # where the step was refused, J is still the right one
-                at.j[better] = _jacobian(model, at.weights[better], x)
+                at.j[better] = family.jacobian(at.weights, x, better) * free
             at.step = step + 1
         at.step, at.j = steps + 1, None
         saved.keep(now=True)
-    for network, flat in zip(models, at.weights, strict=True):
-        vector_to_parameters(flat.clone(), network.parameters())
+    family.write_back(family.unflatten(at.weights))
     return at.norms.numpy()
 
 
-def _differentiable(loss: Loss, networks: Sequence[nn.Module]) -> tuple[list[Tensor], Tensor]:
-    """Return the parameters (K, ...) of networks as leaves of a new graph, and their losses (K,) in it."""
-    each = [list(network.parameters()) for network in networks]
-    parameters = [torch.stack([p.detach() for p in group]).requires_grad_() for group in zip(*each, strict=True)]
-    return parameters, _losses(loss, networks, parameters)
+class _Applied(nn.Module):
+    """A network, whose call applies a function to it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Loss) -> Tensor:
+        return function(self.network)
 
 
-def _losses(loss: Loss, networks: Sequence[nn.Module], parameters: Sequence[Tensor]) -> Tensor:
-    """Return the losses (K,) that networks would have with stacked parameters (K, ...)."""
-    first = networks[0]
-    names = [name for name, _ in [*first.named_parameters(), *first.named_buffers()]]
-    buffers = [torch.stack(group) for group in zip(*(network.buffers() for network in networks), strict=True)]
+class _Family:
+    """K networks of one architecture, as one network that takes the parameters (K, ...) and the buffers of each.
 
-    def value(*own: Tensor) -> Tensor:
-        return _one_number(loss(_With(first, dict(zip(names, own, strict=True)))))
+    That one is a copy in eval mode: the networks stay as they are whatever happens, and a parameter that a loss finds
+    elsewhere is none of its own.
+    """
 
-    stacked = [*parameters, *buffers]
-    if len(networks) == 1:  # without vmap, which not every layer can take
-        return value(*(p[0] for p in stacked)).unsqueeze(0)
-    return vmap(value)(*stacked)
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        check_same(networks)
+        self.networks, model = list(networks), _Applied(copy.deepcopy(networks[0]).eval())
+        self.parameters, self.buffers = (
+            [torch.stack([t.detach() for t in each]) for each in zip(*groups, strict=True)]
+            for groups in ([n.parameters() for n in networks], [n.buffers() for n in networks])
+        )
+        self.trainable = [p.requires_grad for p in networks[0].parameters()]
+        self._own, self._call = list(model.parameters()), functional(model)
+        self._names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+
+    def apply(self, function: Loss, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> Tensor:
+        """Apply a function to the network with the parameters and buffers of one of the K."""
+        return self._call(dict(zip(self._names, (*parameters, *buffers), strict=True)), function)
+
+    @staticmethod
+    def flatten(parameters: Sequence[Tensor]) -> Tensor:
+        """Put parameters (K, ...) into one tensor (K, P)."""
+        return torch.cat([p.flatten(1) for p in parameters], dim=1)
+
+    def unflatten(self, weights: Tensor) -> list[Tensor]:
+        """Cut weights (K, P) into parameters (K, ...)."""
+        parts = weights.split([p[0].numel() for p in self.parameters], dim=1)
+        return [part.reshape(-1, *p.shape[1:]) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def losses(self, loss: Loss, parameters: Sequence[Tensor]) -> Tensor:
+        """Return the losses (K,) that the networks would have with parameters (K, ...)."""
+
+        value = functools.partial(self.apply, functools.partial(_one_number, loss))
+        if len(self.networks) == 1:  # without vmap, which not every layer can take
+            return value([p[0] for p in parameters], [b[0] for b in self.buffers]).unsqueeze(0)
+        return vmap(value)(list(parameters), self.buffers)
+
+    def differentiate(self, loss: Loss) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+        """Return the parameters (K, ...) as leaves of a new graph, with losses (K,) and gradients (K, ...) in it."""
+        leaves = [p.clone().requires_grad_() for p in self.parameters]
+        values = self.losses(loss, leaves)
+        used = _leaves(values)
+        if any(id(p) in used for p in (*self._own, *(p for network in self.networks for p in network.parameters()))):
+            raise ValueError(
+                "the loss uses a network from outside: take all parameters from the network that it is given, and"
+                " detach() what is meant as a constant"
+            )
+        if not any(id(p) in used for p in leaves):
+            raise ValueError("the loss does not depend on the network that it is given: does it use one from outside?")
+        gradients = torch.autograd.grad(values.sum(), leaves, create_graph=True, materialize_grads=True)
+        return leaves, values, list(gradients)
+
+    def residuals(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return outputs less targets (K, N · outputs) with weights (K, P)."""
+
+        def differences(network: nn.Module) -> Tensor:
+            outputs = network(x)
+            if outputs.shape != y.shape or not y.is_floating_point():
+                raise ValueError(f"targets must be {tuple(outputs.shape)}, as outputs; y is {tuple(y.shape)} {y.dtype}")
+            return (outputs - y).flatten()
+
+        return vmap(functools.partial(self.apply, differences))(self.unflatten(weights), self.buffers)
+
+    def jacobian(self, weights: Tensor, x: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """Return the derivatives (k, N · outputs, P) of the outputs by weights (K, P), for chosen networks."""
+
+        def outputs(parameters: list[Tensor], buffers: list[Tensor], example: Tensor) -> Tensor:
+            return self.apply(lambda network: network(example.unsqueeze(0)).flatten(), parameters, buffers)
+
+        each = vmap(vmap(jacrev(outputs), (None, None, 0)), (0, 0, None))
+        parts = each(self.unflatten(weights[chosen]), [b[chosen] for b in self.buffers], x)
+        return torch.cat([part.reshape(*part.shape[:3], -1) for part in parts], dim=3).flatten(1, 2)
+
+    def write_back(self, parameters: Sequence[Tensor]) -> None:
+        """Copy parameters (K, ...) into the networks."""
+        with torch.no_grad():
+            for k, network in enumerate(self.networks):
+                for p, new in zip(network.parameters(), parameters, strict=True):
+                    p.copy_(new[k])
 
 
-class _With:
-    """A network with other parameters, called as the network is."""
-
-    def __init__(self, model: nn.Module, parameters: dict[str, Tensor]) -> None:
-        self._model, self._parameters = model, parameters
-
-    @classmethod
-    def flat(cls, model: nn.Module, weights: Tensor) -> _With:
-        """Return the network with flattened weights (P,)."""
-        names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
-        parts = weights.split([shape.numel() for shape in shapes])
-        return cls(model, {n: part.view(s) for n, part, s in zip(names, parts, shapes, strict=True)})
-
-    def __call__(self, x: Tensor) -> Tensor:
-        with eval_mode(self._model):
-            return functional_call(self._model, self._parameters, (x,))
-
-    def parameters(self) -> Iterator[Tensor]:
-        """Yield the parameters, so that a loss can have a term in the weights themselves."""
-        names = [name for name, _ in self._model.named_parameters()]
-        return iter([self._parameters[name] for name in names])
+def _leaves(tensor: Tensor) -> set[int]:
+    """Return the ids of all tensors that a tensor was computed from and that require gradients."""
+    nodes, found = [tensor.grad_fn], {tensor.grad_fn}
+    while nodes:
+        new = {node for node, _ in getattr(nodes.pop(), "next_functions", ())} - found
+        nodes, found = [*nodes, *new], found | new
+    return {id(node.variable) for node in found if hasattr(node, "variable")}
 
 
-def _one_number(value: Tensor) -> Tensor:
+def _one_number(loss: Loss, network: nn.Module) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
+        try:
+            value = loss(network)
+        except UserWarning as warning:
+            raise ValueError(f"targets that do not fit the outputs in the loss: {warning}") from None
     if value.dim() != 0:
         raise ValueError(f"the loss must be one number, such as a mean; it has the shape {tuple(value.shape)}")
     return value
-
-
-def _flat(networks: Sequence[nn.Module]) -> tuple[nn.Module, Tensor]:
-    """Return one of the networks, to compute with, and all networks' weights (K, P)."""
-    return networks[0], torch.stack([parameters_to_vector(n.parameters()).detach() for n in networks])
 
 
 def _damped_least_squares(j: Tensor, r: Tensor, mu: Tensor) -> Tensor:
@@ -693,22 +779,6 @@ def _damped_least_squares(j: Tensor, r: Tensor, mu: Tensor) -> Tensor:
         return (j.mT @ torch.linalg.solve(gram + mu * torch.eye(len(gram[0])).to(j), r)).squeeze(2)
     gram = j.mT @ j
     return torch.linalg.solve(gram + mu * torch.eye(len(gram[0])).to(j), j.mT @ r).squeeze(2)
-
-
-def _jacobian(model: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
-    """Return the derivatives (K, N · outputs, P) of a network's outputs by its weights, for K of these."""
-
-    def outputs(flat: Tensor, example: Tensor) -> Tensor:
-        return _With.flat(model, flat)(example.unsqueeze(0)).flatten()
-
-    return vmap(vmap(jacrev(outputs), (None, 0)), (0, None))(weights, x).flatten(1, 2)
-
-
-def _write_back(networks: Sequence[nn.Module], parameters: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for k, network in enumerate(networks):
-            for p, new in zip(network.parameters(), parameters, strict=True):
-                p.copy_(new[k])
 
 
 def _batches(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,7 +1,8 @@
-"""Curvature against torch's own Hessian, finite differences, dense spectra and loops over examples."""
+"""Curvature against plain autograd, row by row; finite differences, dense spectra and loops over examples."""
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from labutils import curvature, functions, models, training
@@ -31,17 +31,22 @@ def points(n: int = 20, features: int = 3, outputs: int = 2) -> tuple[Tensor, Te
     return x, torch.randn(n, outputs, generator=generator(1), dtype=torch.float64)
 
 
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def derivatives(values: Tensor, parameters: list[Tensor]) -> Tensor:
+    """The derivative of every value by all parameters (values, P), one row at a time."""
+    rows = [torch.autograd.grad(v, parameters, retain_graph=True, materialize_grads=True) for v in values.flatten()]
+    return torch.stack([flat(row) for row in rows])
+
+
 def reference_hessian(loss: curvature.Loss, model: nn.Module) -> Tensor:
-    """torch.autograd.functional.hessian of the flattened parameters."""
-    names, shapes = zip(*[(n, p.shape) for n, p in model.named_parameters()], strict=True)
-    flat = parameters_to_vector(model.parameters()).detach()
-
-    def value(weights: Tensor) -> Tensor:
-        parts = weights.split([s.numel() for s in shapes])
-        own = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        return loss(lambda x: functional_call(model, own, (x,)))
-
-    return torch.autograd.functional.hessian(value, flat)
+    """The derivative of the gradient, through a copy of the network itself."""
+    own = copy.deepcopy(model).eval().requires_grad_()
+    parameters = list(own.parameters())
+    gradients = torch.autograd.grad(loss(own), parameters, create_graph=True)
+    return derivatives(torch.cat([g.flatten() for g in gradients]), parameters)
 
 
 CASES = {
@@ -69,7 +74,7 @@ def test_hessian_equals_torchs(case: str) -> None:
     networks = [build(s).double() for s in range(3)]
     before = [parameters_to_vector(m.parameters()).clone() for m in networks]
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return criterion(network(x), y)
 
     expected = torch.stack([reference_hessian(loss, m) for m in networks])
@@ -85,7 +90,7 @@ def test_hessian_equals_torchs(case: str) -> None:
 def test_hessian_of_the_plans_sizes() -> None:
     x, y = (t.double() for t in functions.sample("sinc", 300, -1, 1))
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return F.mse_loss(network(x), y)
 
     model = models.build("fit-1").double()
@@ -102,42 +107,211 @@ def test_a_loss_may_have_a_term_in_the_weights() -> None:
     x, y = points()
     model = models.mlp((3, 2)).double()
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return F.mse_loss(network(x), y) + sum(p.square().sum() for p in network.parameters())
 
     plain = curvature.hessian(lambda network: F.mse_loss(network(x), y), model)
+    twins = [model, copy.deepcopy(model)]
     torch.testing.assert_close(curvature.hessian(loss, model), plain + 2 * torch.eye(8).double())
-    torch.testing.assert_close(curvature.hessian(loss, [model] * 2)[1], plain + 2 * torch.eye(8).double())
+    torch.testing.assert_close(curvature.hessian(loss, twins)[1], plain + 2 * torch.eye(8).double())
+
+    def named(network: nn.Sequential) -> Tensor:
+        return F.mse_loss(network(x), y) + network[1].weight.square().sum()
+
+    ridge = torch.diag(torch.tensor([2.0] * 6 + [0.0] * 2).double())
+    torch.testing.assert_close(curvature.hessian(named, model), plain + ridge)
+    torch.testing.assert_close(curvature.hessian(named, twins)[1], plain + ridge)
+    torch.testing.assert_close(
+        curvature.hessian(lambda line: line(x).square().mean() + line.weight.square().sum(), model[1]),
+        reference_hessian(lambda line: line(x).square().mean() + line.weight.square().sum(), model[1]),
+    )
 
 
 def test_a_linear_loss_has_no_curvature() -> None:
-    model = nn.Linear(3, 1)
-    for loss in (lambda network: network(torch.ones(1, 3)).sum(), lambda network: torch.zeros(()).requires_grad_()):
-        assert torch.equal(curvature.hessian(loss, model), torch.zeros(4, 4))
-        assert np.array_equal(curvature.hessian_operator(loss, model) @ np.ones(4), np.zeros(4))
+    model, loss = nn.Linear(30, 2), lambda network: network(torch.ones(1, 30)).sum()
+    assert torch.equal(curvature.hessian(loss, model), torch.zeros(62, 62))
+    assert np.array_equal(curvature.hessian_operator(loss, model) @ np.ones(62), np.zeros(62))
+    assert not np.any(curvature.extreme_eigenvalues(loss, model))
 
 
-def test_buffers_are_each_networks_own_and_stay_as_they_are() -> None:
-    networks = [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double() for _ in "ab"]
-    for k, model in enumerate(networks):
-        models.initialize(model[0], k), models.initialize(model[3], k)
-        model[1].running_mean += k
-        model[1].running_var *= 1 + k
+class Residual(nn.Sequential):
+    """A sequence that is bypassed: not what its layers make of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class Scaled(nn.Module):
+    """A factor that `state_dict` leaves out, and one that it holds."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("hidden", torch.tensor(1.0 + seed), persistent=False)
+        self.register_buffer("shown", torch.tensor(2.0 - seed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.hidden + self.shown
+
+
+def layer_twice(seed: int) -> nn.Sequential:
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 2))
+
+
+def weight_twice(seed: int) -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    network[2].weight = network[0].weight
+    return network
+
+
+def normalized(seed: int) -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    network[1].running_mean += seed
+    network[1].running_var *= 1 + seed
+    return network
+
+
+def frozen(seed: int) -> nn.Sequential:
+    network = models.mlp((3, 4, 2), "tanh")
+    network[1].weight.requires_grad_(False)
+    return network
+
+
+AWKWARD: dict[str, Callable[[int], nn.Sequential]] = {
+    "a layer used twice": layer_twice,
+    "a weight used twice": weight_twice,
+    "batch normalization": normalized,
+    "buffers": lambda seed: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Scaled(seed), nn.Tanh(), nn.Linear(4, 2)),
+    "a forward of its own": lambda seed: nn.Sequential(Residual(nn.Linear(3, 3), nn.Tanh()), nn.Linear(3, 2)),
+    "a frozen weight": frozen,
+}
+
+
+def awkward(case: str, k: int = 3) -> list[nn.Sequential]:
+    networks = [AWKWARD[case](seed).double() for seed in range(k)]
+    for seed, network in enumerate(networks):
+        for i, p in enumerate(network.parameters()):
+            p.data = torch.randn(p.shape, generator=generator(10 * seed + i), dtype=torch.float64) / 2
+    return networks
+
+
+def content(network: nn.Module) -> list[tuple]:
+    """All that a network is made of: the very objects, their types and values, and the modes."""
+    held = [(name, tensor) for layer in network.modules() for name, tensor in vars(layer)["_parameters"].items()]
+    held += list(network.named_buffers())
+    modes = [(id(layer), layer.training) for layer in network.modules()]
+    return [(name, id(t), type(t), t.requires_grad, t.detach().numpy().tobytes()) for name, t in held] + modes
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+def test_every_network_counts_as_it_is_and_stays_as_it_is(case: str) -> None:
     x, y = points()
-    before = [copy.deepcopy(m.state_dict()) for m in networks]
+    networks = awkward(case)
+    before, outputs = [content(m) for m in networks], [m(x).detach() for m in networks]
+    if case == "batch normalization":  # which that call has changed
+        before = [content(m) for m in networks]
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return F.mse_loss(network(x), y)
 
-    together = curvature.hessian(loss, networks)
-    curvature.gradient_norm(networks, x, y)
-    curvature.sensitivity(networks[0], x, y)
-    curvature.sharpness(loss, networks[0])
-    for k, model in enumerate(networks):
-        assert model.training
-        assert all(torch.equal(value, before[k][name]) for name, value in model.state_dict().items())
-        expected = reference_hessian(loss, model.eval())
-        torch.testing.assert_close(together[k], expected)
+    hessians, products = curvature.hessian(loss, networks), curvature.gauss_newton(networks, x)
+    norms, sharpness = curvature.gradient_norm(networks, x, y), [curvature.sharpness(loss, m, 0.3) for m in networks]
+    sensitivities = [curvature.sensitivity(m, x, y) for m in networks]
+    ends = [curvature.extreme_eigenvalues(loss, m, tol=1e-8) for m in networks]
+    assert [content(m) for m in networks] == before
+    for k, network in enumerate(networks):
+        if case != "batch normalization":
+            assert torch.equal(network(x), outputs[k])
+        own = copy.deepcopy(network).eval()
+        expected = reference_hessian(loss, own)
+        torch.testing.assert_close(hessians[k], expected)
+        spectrum = np.linalg.eigvalsh(expected)
+        np.testing.assert_allclose(np.ravel(ends[k]), spectrum[[0, -1]], atol=1e-6 * np.abs(spectrum).max())
+        trainable = [p for p in own.parameters() if p.requires_grad]
+        slope = derivatives(loss(own), trainable)
+        assert norms[k] == pytest.approx(slope.norm().item(), rel=1e-12)
+        assert sensitivities[k] == pytest.approx(loop_over_examples(own, x, y, "loss"), rel=1e-12)
+        weights = flat(own.parameters())
+        j = derivatives(own.requires_grad_()(x), list(own.parameters()))
+        torch.testing.assert_close(products[k], 2 / len(j) * j.T @ j)
+        u = torch.randn(200, len(weights), generator=generator(), dtype=torch.float64)
+        ball = weights + weights.abs() * 0.3 * u / u.norm(dim=1, keepdim=True)
+        rises = []
+        for point in ball:
+            vector_to_parameters(point, own.parameters())
+            rises.append((loss(own) - F.mse_loss(copy.deepcopy(network).eval()(x), y)).item())
+        assert sharpness[k] >= max(rises), "a random point of the ball is worse than what the ascent found"
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+@pytest.mark.parametrize("n", [3, 20])
+def test_a_step_of_levenberg_marquardt_solves_the_damped_least_squares(case: str, n: int) -> None:
+    x, y = points(n)
+    networks = awkward(case)
+    before = [copy.deepcopy(m).eval() for m in networks]
+    curvature.levenberg_marquardt(networks, x, y, steps=1, damping=0.1)
+    for old, new in zip(before, networks, strict=True):
+        free = [p for p in old.parameters() if p.requires_grad]
+        j = derivatives(old(x), free).numpy()
+        r = (old(x) - y).detach().flatten().numpy()
+        augmented = np.vstack([j, np.sqrt(0.1 * (j**2).sum(0).max()) * np.eye(j.shape[1])])
+        expected = np.linalg.lstsq(augmented, -np.append(r, np.zeros(j.shape[1])))[0]
+        steps = [(q - p).detach() for p, q in zip(old.parameters(), new.parameters(), strict=True)]
+        moved = [step for step, p in zip(steps, old.parameters(), strict=True) if p.requires_grad]
+        np.testing.assert_allclose(flat(moved), expected, rtol=1e-8, atol=1e-12)
+        assert not any(step.any() for step, p in zip(steps, old.parameters(), strict=True) if not p.requires_grad)
+        old.load_state_dict(new.state_dict())
+        assert torch.equal(old(x), new.eval()(x)), "what was shared is shared"
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+def test_minimize_gradient_follows_the_gradient_of_half_its_square(case: str) -> None:
+    # The first step of Adam is lr times the sign of the gradient of ½‖∇L‖², here H ∇L from the dense Hessian.
+    x, y = points()
+    networks = awkward(case)
+    before = copy.deepcopy(networks)
+
+    def loss(network: nn.Module) -> Tensor:
+        return F.mse_loss(network(x), y)
+
+    norms = curvature.minimize_gradient(loss, networks, steps=1, lr=1e-4)
+    for old, new, norm in zip(before, networks, norms, strict=True):
+        own = copy.deepcopy(old).eval()
+        free = flat([torch.full_like(p, p.requires_grad) for p in own.parameters()])
+        gradient = free * derivatives(loss(own.requires_grad_()), list(own.parameters()))[0]
+        assert norm[0] == pytest.approx(gradient.norm().item(), rel=1e-12)
+        slope = free * (reference_hessian(loss, old) @ gradient)
+        step = flat(new.parameters()) - flat(old.parameters())
+        clear = slope.abs() > 1e-5
+        torch.testing.assert_close(step[clear], -1e-4 * slope.sign()[clear], rtol=1e-3, atol=0)
+        assert not step[free == 0].any()
+
+
+def test_a_loss_must_use_the_network_that_it_is_given() -> None:
+    x, y = points()
+    networks = [models.mlp((3, 4, 2), "tanh", seed=s).double() for s in range(2)]
+    target, nothing = networks[0](x), torch.zeros(()).double().requires_grad_()
+    wrong = [
+        ("outside", lambda network: F.mse_loss(networks[1](x), y)),
+        ("outside", lambda network: F.mse_loss(network(x), y) + networks[0][1].weight.square().sum()),
+        ("outside", lambda network: F.mse_loss(network(x), target)),
+        ("does not depend", lambda network: F.mse_loss(target.detach(), y)),
+        ("does not depend", lambda network: nothing * 1),
+    ]
+    for message, loss in wrong:
+        with pytest.raises(ValueError, match=message):
+            curvature.hessian(loss, networks)
+    for call in (curvature.hessian, curvature.hessian_operator, curvature.extreme_eigenvalues, curvature.sharpness):
+        with pytest.raises(ValueError, match="outside"):
+            call(wrong[1][1], networks[0])
+    with pytest.raises(ValueError, match="outside"):
+        curvature.minimize_gradient(wrong[1][1], networks, steps=1)
+    # Meant as a constant, the network's own outputs are targets like any other.
+    constant = target.detach()
+    torch.testing.assert_close(
+        curvature.hessian(lambda network: F.mse_loss(network(x), constant), networks[0]),
+        curvature.gauss_newton(networks[0], x),
+    )
 
 
 def test_gauss_newton_is_the_hessian_where_residuals_vanish() -> None:
@@ -214,8 +388,11 @@ def test_spectrum_shares_of_many_and_of_nothing_but_zeros() -> None:
     [
         (torch.ones(3), "must be square"),
         (torch.ones(2, 3), "must be square"),
+        (torch.ones(0, 0), "must be square"),
+        (torch.eye(2) * 1j, "must be square and real"),
         (torch.tensor([[1.0, math.nan], [0.0, 1.0]]), "1 entries of the matrix are NaN or infinite"),
         (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "differs from its transpose by up to 2"),
+        (torch.tensor([[[1e9, 0.0], [0.0, 1.0]], [[1.0, 2.0], [0.0, 1.0]]]), "by up to 2 .largest entry 2"),
     ],
 )
 def test_eigenvalues_refuse(matrix: Tensor, message: str) -> None:
@@ -245,7 +422,7 @@ def test_products_and_extremes_are_the_dense_hessians(case: str) -> None:
     x, y = data()
     model = build(0).double()
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return criterion(network(x), y)
 
     dense = curvature.hessian(loss, model).numpy()
@@ -260,11 +437,23 @@ def test_products_and_extremes_are_the_dense_hessians(case: str) -> None:
     np.testing.assert_allclose(ends.highest, spectrum[-2:], atol=1e-6 * largest)
 
 
+@pytest.mark.parametrize("factor", [1.0, -2.5, 1e-20, 1e20])
+@pytest.mark.parametrize("size", [2, 41, 100])
+def test_extremes_of_multiples_of_the_identity_and_of_few_parameters(size: int, factor: float) -> None:
+    model = nn.Linear(size, 1, bias=False).double()
+    for k in {1, min(3, size - 1)}:
+        ends = curvature.extreme_eigenvalues(lambda network: factor * network.weight.square().sum() / 2, model, k)
+        np.testing.assert_allclose(ends, np.full((2, k), factor), rtol=1e-3)
+    scale = torch.linspace(-1, 3, size).double()
+    ends = curvature.extreme_eigenvalues(lambda network: (scale * network.weight.square()).sum() / 2, model, tol=1e-6)
+    np.testing.assert_allclose(np.ravel(ends), [-1, 3], rtol=1e-5)
+
+
 def test_trace_is_the_dense_hessians() -> None:
     x, y = points()
     model = models.mlp((3, 4, 2), "tanh").double()
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return F.mse_loss(network(x), y)
 
     exact = curvature.hessian(loss, model).trace().item()
@@ -279,8 +468,11 @@ def loop_over_examples(model: nn.Module, x: Tensor, y: Tensor, of: str) -> float
     for xi, yi in zip(x, y, strict=True):
         xi = xi.unsqueeze(0).requires_grad_()
         outputs = model(xi)
-        if of == "logits":
-            rows = [torch.autograd.grad(o, xi, retain_graph=True)[0] for o in outputs[0]]
+        if of != "loss":
+            shown = (
+                outputs if of == "logits" or isinstance(model[-1], nn.Softmax) else outputs.exp() / outputs.exp().sum()
+            )
+            rows = [torch.autograd.grad(o, xi, retain_graph=True)[0] for o in shown[0]]
             norms.append(torch.stack(rows).norm().item())
         else:
             value = F.mse_loss(outputs[0], yi) if yi.is_floating_point() else F.cross_entropy(outputs, yi.view(1))
@@ -288,7 +480,7 @@ def loop_over_examples(model: nn.Module, x: Tensor, y: Tensor, of: str) -> float
     return float(np.mean(norms))
 
 
-@pytest.mark.parametrize("of", ["loss", "logits"])
+@pytest.mark.parametrize("of", ["loss", "logits", "probabilities"])
 @pytest.mark.parametrize("case", CASES)
 def test_sensitivity_is_a_loop_over_examples(case: str, of: str, monkeypatch) -> None:
     build, data, _ = CASES[case]
@@ -323,18 +515,36 @@ def test_sharpness_does_not_change_under_rescaling_and_grows_with_the_ball() -> 
         rescaled[1].weight *= 10
         rescaled[3].weight /= 10
 
-    def loss(network: curvature.Network) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
         return F.mse_loss(network(x), y)
 
     values = [curvature.sharpness(loss, model, rho) for rho in (0.01, 0.1, 0.5)]
     assert 0 < values[0] < values[1] < values[2]
     assert curvature.sharpness(loss, rescaled, 0.1) == pytest.approx(values[1], rel=1e-9)
-    # No random point of the ball is worse than what the ascent found.
+
+
+@pytest.mark.parametrize("rho", [1e-4, 0.05])
+def test_sharpness_at_an_exact_minimum_is_the_steepest_curvature(rho: float) -> None:
+    x, _ = points()
+    model = models.mlp((3, 4, 2), "tanh").double()
+    y = model(x).detach()
     weights = parameters_to_vector(model.parameters()).detach()
-    u = torch.randn(500, len(weights), generator=generator(), dtype=torch.float64)
-    ball = weights + weights.abs() * 0.1 * u / u.norm(dim=1, keepdim=True)
-    losses, _ = training.evaluate_weights(model, ball, (x, y), loss="mse")
-    assert (losses - loss(model).item()).max() <= values[1]
+    scaled = (
+        weights.abs()[:, None] * reference_hessian(lambda network: F.mse_loss(network(x), y), model) * weights.abs()
+    )
+    exact = rho**2 / 2 * torch.linalg.eigvalsh(scaled)[-1].item()  # to the second order
+    found = curvature.sharpness(lambda network: F.mse_loss(network(x), y), model, rho, steps=60)
+    assert found == pytest.approx(exact, rel=0.02)
+
+
+def test_sharpness_meets_losses_that_are_not_finite() -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    assert curvature.sharpness(lambda network: -network.weight.sum().sub(0.5).log(), model, rho=1.0) == math.inf
+    nn.init.zeros_(model.weight)
+    assert curvature.sharpness(lambda network: network.weight.square().sum(), model) == 0  # 0 in proportion stays 0
+    with pytest.raises(ValueError, match="the loss is nan: did the training diverge"):
+        curvature.sharpness(lambda network: (network.weight / 0 * 0).sum(), model)
 
 
 def test_minimize_gradient_finds_a_saddle_that_training_on_the_loss_leaves() -> None:
@@ -369,41 +579,17 @@ def test_levenberg_marquardt_recovers_a_teacher() -> None:
     assert (after < 1e-8 * before).all()
 
 
-@pytest.mark.parametrize("n", [4, 20])
-def test_a_step_of_levenberg_marquardt_solves_the_damped_least_squares(n: int) -> None:
-    x, y = points(n)
-    model = models.mlp((3, 4, 2), "tanh").double()
-    weights = parameters_to_vector(model.parameters()).detach().clone()
-    outputs = [output for example in x for output in model(example[None])[0]]
-    rows = [torch.autograd.grad(o, list(model.parameters()), retain_graph=True) for o in outputs]
-    j = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).numpy()
-    r = (model(x) - y).detach().flatten().numpy()
-    mu = 0.1 * (j**2).sum(0).max()
-    augmented = np.vstack([j, np.sqrt(mu) * np.eye(len(weights))])
-    expected = np.linalg.lstsq(augmented, -np.append(r, np.zeros(len(weights))))[0]
-    curvature.levenberg_marquardt([model], x, y, steps=1, damping=0.1)
-    step = parameters_to_vector(model.parameters()).detach() - weights
-    np.testing.assert_allclose(step.numpy(), expected, rtol=1e-8, atol=1e-12)
-
-
-def test_minimize_gradient_follows_the_gradient_of_half_its_square() -> None:
-    # The first step of Adam is lr times the sign of the gradient of ½‖∇L‖², here by central differences.
+def test_networks_that_cannot_move_do_not_stop_the_others() -> None:
     x, y = points()
-    model = models.mlp((3, 3, 2), "tanh").double()
-    weights = parameters_to_vector(model.parameters()).detach().clone()
-    moved, slope = copy.deepcopy(model), torch.empty_like(weights)
-    for i in range(len(weights)):
-        halves = []
-        for sign in (1, -1):
-            step = torch.zeros_like(weights)
-            step[i] = sign * 1e-5
-            vector_to_parameters(weights + step, moved.parameters())
-            halves.append(curvature.gradient_norm(moved, x, y) ** 2 / 2)
-        slope[i] = (halves[0] - halves[1]) / 2e-5
-    curvature.minimize_gradient(lambda network: F.mse_loss(network(x), y), [model], steps=1, lr=1e-4)
-    step = parameters_to_vector(model.parameters()).detach() - weights
-    clear = slope.abs() > 1e-5
-    torch.testing.assert_close(step[clear], -1e-4 * slope.sign()[clear], rtol=1e-3, atol=0)
+    networks = [models.mlp((3, 4, 2), "relu", bias=False, seed=s).double() for s in range(3)]
+    networks[0][1].weight.data.fill_(math.nan)
+    for p in networks[1].parameters():
+        p.data.fill_(0.0)
+    alone, before = copy.deepcopy(networks[2]), copy.deepcopy(networks)
+    norms = curvature.levenberg_marquardt(networks, x, y, steps=5)
+    np.testing.assert_array_equal(norms[:2], [[math.nan] * 6, [0.0] * 6])
+    np.testing.assert_allclose(norms[2:], curvature.levenberg_marquardt([alone], x, y, steps=5))
+    assert torch.equal(flat(networks[1].parameters()), flat(before[1].parameters()))
 
 
 @pytest.mark.parametrize("method", ["gradient", "levenberg_marquardt"])
@@ -428,7 +614,7 @@ X, Y = points()
 LINE = models.mlp((3, 2)).double()
 
 
-def squared(network: curvature.Network) -> Tensor:
+def squared(network: nn.Module) -> Tensor:
     return F.mse_loss(network(X), Y)
 
 
@@ -437,9 +623,19 @@ def squared(network: curvature.Network) -> Tensor:
     [
         (lambda: curvature.gradient_norm(LINE, X, Y[:3]), "20 examples and 3 labels"),
         (lambda: curvature.gradient_norm(LINE, X[:0], Y[:0]), "0 examples"),
+        (lambda: curvature.gradient_norm(LINE, X, Y.argmax(1), "ce"), "unknown loss 'ce'"),
+        (lambda: curvature.gradient_norm(LINE, X, Y[:, :1]), r"outputs .*20, 2\).*y is \(20, 1\)"),
+        (lambda: curvature.gradient_norm(LINE, X, Y[:, 0]), r"y is \(20,\)"),
         (lambda: curvature.hessian(lambda network: network(X), LINE), r"one number.*\(20, 2\)"),
+        (lambda: curvature.hessian(lambda network: F.mse_loss(network(X), Y[:, :1]), LINE), "do not fit the outputs"),
+        (lambda: curvature.hessian(squared, [LINE, models.mlp((3, 1)).double()]), r"models\[1\] differs"),
+        (lambda: curvature.hessian(squared, [models.mlp((3, 4, 2), a).double() for a in ("relu", "tanh")]), "differs"),
+        (lambda: curvature.gauss_newton([LINE, models.mlp((3, 1)).double()], X), r"models\[1\] differs"),
+        (lambda: curvature.hessian(squared, []), "no models"),
         (lambda: curvature.sensitivity(LINE, X, Y, of="weights"), "of = 'weights'"),
         (lambda: curvature.sensitivity(LINE, X, Y[:3]), "20 examples and 3 labels"),
+        (lambda: curvature.sensitivity(LINE, X, Y[:, :1]), r"y is \(20, 1\)"),
+        (lambda: curvature.sensitivity(LINE, X, Y[:, 0]), r"y is \(20,\)"),
         (lambda: curvature.sharpness(squared, LINE, rho=0.0), "rho = 0"),
         (lambda: curvature.sharpness(squared, LINE, steps=0), "steps = 0"),
         (lambda: curvature.extreme_eigenvalues(squared, LINE, 0), "k = 0"),
@@ -457,6 +653,8 @@ def squared(network: curvature.Network) -> Tensor:
         (lambda: curvature.levenberg_marquardt([LINE], X, Y, damping=0), "damping = 0"),
         (lambda: curvature.levenberg_marquardt([LINE], X, Y[:2]), "20 examples and 2 labels"),
         (lambda: curvature.levenberg_marquardt([LINE], X, torch.zeros(20, dtype=torch.int64)), "targets must be"),
+        (lambda: curvature.levenberg_marquardt([LINE], X, Y[:, :1]), r"targets must be \(20, 2\)"),
+        (lambda: curvature.levenberg_marquardt([LINE, LINE], X, Y), "given twice"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:
