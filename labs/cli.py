@@ -5,6 +5,7 @@ Exit codes: 0 all well; 1 a run or the build of the book failed; 2 a mistake on 
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 (something failed), 2 (a mistake on the command line) or 130 (interrupted).
     """
     try:
-        with runner.interruptible():
+        with _interruptible():
             return _labs.main(arguments, prog_name="labs", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -67,6 +68,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; what was finished stays, nothing half-written does")
         return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt once; later ones do not disturb the tidying up."""
+
+    def handle(number: int, frame: object) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _complain(message: str) -> None:

@@ -23,7 +23,8 @@ import psutil
 import yaml
 
 from labs import freshness, runner
-from labs.runner import QUICK, THREAD_VARIABLES, Event, LabsError, Project, Run
+from labs.jupyter import THREAD_VARIABLES
+from labs.runner import QUICK, Event, LabsError, Project, Run
 
 KINDS = ("stacked", "dense", "convolution", "float64")
 # By which factor an estimate may be wrong, in both directions.

@@ -13,47 +13,41 @@ there as a whole or not at all, and an interrupted run leaves the earlier result
 runs and of those with other values keep checkpoints in another hidden folder (see ``labutils.checkpoint``), which goes
 when the run is done: the same command continues an interrupted run.
 
-This module executes runs in processes of this machine; ``labs.cluster`` hands the same work to Dask workers.
+This module executes runs in kernels on this machine; ``labs.cluster`` hands the same work to Dask workers.
 """
 
 from __future__ import annotations
 
-import ast
+import asyncio
 import contextlib
 import difflib
 import hashlib
 import json
 import os
-import queue
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import filelock
-import nbformat
-import psutil
 import yaml
 
 import labutils
-from labs import freshness
+from labs import freshness, jupyter
 from labs.freshness import QUICK, Failure
+from labs.jupyter import Forge, Job, Outcome, Say
+from labutils import parameters
 
 PACKAGE = Path(labutils.__file__).parent
 PARTIAL = ".partial"
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-SECONDS_TO_END = 5.0
+Value = TypeVar("Value")
+WORTH_A_FORGE = 3  # notebooks: for fewer, importing once and forking takes as long as importing each time
 
 
 class LabsError(Exception):
@@ -98,7 +92,7 @@ class Notebook:
         path: the file.
         title: its first heading.
         question: the first paragraph below that heading.
-        defaults: the values of its parameters cell: the quick run.
+        declared: name to parameter, as its parameters cell declares them.
         runs: name to overriding values, from ``runs.yaml``.
         about: name to what ``runs.yaml`` says about a run: the ``document`` whose settings it has, the run or runs it
             stands ``instead_of``, whether it ``answers`` the notebook's question.
@@ -109,10 +103,15 @@ class Notebook:
     path: Path
     title: str
     question: str
-    defaults: dict[str, Any] = field(repr=False)
+    declared: dict[str, parameters.Parameter] = field(repr=False)
     runs: dict[str, dict[str, Any]] = field(repr=False)
     source: str = field(repr=False)
     about: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The values of its parameters cell: the quick run."""
+        return {name: parameter.default for name, parameter in self.declared.items()}
 
 
 @dataclass(frozen=True)
@@ -242,26 +241,43 @@ def _check_about(about: Any, run: str, runs: Mapping[str, Any], where: str) -> N
 
 
 def _read_notebook(path: Path, runs: dict[str, dict[str, Any]]) -> Notebook:
+    cells = read_cells(path)
+    tagged = [source for kind, source, tags in cells if "parameters" in tags]
+    title, question = _opening(next((source for kind, source, _ in cells if kind == "markdown"), ""))
     try:
-        cells = nbformat.read(path, as_version=4).cells
-    except Exception as error:  # nbformat raises many kinds for a file that is not a notebook
-        raise LabsError(f"{path} is not a notebook: {_one_line(error)}") from None
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    title, question = _opening(texts[0] if texts else "")
-    digest = hashlib.sha256()
-    for cell in cells:
-        digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata.get("tags", [])]).encode())
-    return Notebook(
+        declared = parameters.read(tagged[0]) if tagged else {}
+    except ValueError as error:
+        raise LabsError(f"{path.name}: the parameters cell takes only plain values (name = value): {error}") from None
+    notebook = Notebook(
         name=path.stem,
         path=path,
         title=title or path.stem,
         question=question,
-        defaults=_read_defaults(tagged[0], path) if tagged else {},
+        declared=declared,
         runs={run: {key: value for key, value in values.items() if key != "about"} for run, values in runs.items()},
-        source=digest.hexdigest(),
         about={run: values.get("about", {}) for run, values in runs.items()},
+        source=hashlib.sha256(json.dumps(cells).encode()).hexdigest(),
     )
+    _check_values(notebook, notebook.defaults, where=f"{path.name}: ")
+    return notebook
+
+
+def read_cells(path: Path) -> list[tuple[str, str, list[str]]]:
+    """The kind, source and tags of a notebook's cells.
+
+    Reads plain JSON: importing nbformat takes seconds, and papermill uses it before anything is executed.
+
+    Raises:
+        LabsError: the file is not a notebook of format 4.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        assert document["nbformat"] == 4, f"format {document['nbformat']}"
+        return [
+            (cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in document["cells"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise LabsError(f"{path} is not a notebook of format 4: {_one_line(error)}") from None
 
 
 def _opening(text: str) -> tuple[str, str]:
@@ -273,24 +289,6 @@ def _opening(text: str) -> tuple[str, str]:
     paragraph = " ".join(paragraphs[0].split()) if paragraphs else ""
     question, mark, _ = paragraph.partition("?")
     return heading.lstrip("# "), re.sub(r"[*`]", "", question + mark)
-
-
-def _read_defaults(source: str, path: Path) -> dict[str, Any]:
-    defaults: dict[str, Any] = {}
-    try:
-        for node in ast.parse(source).body:
-            match node:
-                case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    defaults[name] = ast.literal_eval(value)
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                    defaults[name] = ast.literal_eval(value)
-                case _:
-                    raise ValueError(ast.unparse(node))
-    except (SyntaxError, ValueError) as error:
-        raise LabsError(
-            f"{path.name}: the parameters cell takes only plain values (name = value): {_one_line(error)}"
-        ) from None
-    return defaults
 
 
 # --- Choosing runs -----------------------------------------------------------------------------------------------
@@ -371,11 +369,11 @@ def known_runs(notebook: Notebook, out: Path) -> list[Run]:
 
 def _make_run(notebook: Notebook, name: str, overrides: Mapping[str, Any], device: str | None) -> Run:
     _check_values(notebook, overrides, where=f"{notebook.name}: ")
-    parameters = {**notebook.runs.get(name, {}), **overrides}
+    changed = {**notebook.runs.get(name, {}), **overrides}
     if overrides:
         values = json.dumps(dict(overrides), sort_keys=True, default=str)
         name = f"{name}-custom-{hashlib.sha256(values.encode()).hexdigest()[:8]}"
-    return Run(notebook, name, parameters, device if "device" in notebook.defaults else None)
+    return Run(notebook, name, changed, device if "device" in notebook.defaults else None)
 
 
 def _check_values(notebook: Notebook, values: Mapping[str, Any], where: str) -> None:
@@ -387,6 +385,10 @@ def _check_values(notebook: Notebook, values: Mapping[str, Any], where: str) -> 
             raise LabsError(
                 f"{where}{name} = {value!r} ({type(value).__name__}): expected {_type_name(default)}, as {default!r}"
             )
+    try:
+        parameters.check(notebook.declared, values, where)
+    except ValueError as error:
+        raise LabsError(str(error)) from None
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -468,78 +470,39 @@ class Result:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run as whoever executes it needs it, on this machine or another.
-
-    Attributes:
-        name: the run's name.
-        notebook: the bytes of the notebook.
-        parameters: the values that replace defaults.
-        threads: how many threads to compute with.
-        checkpoints: the folder for the checkpoints of its trainings; None where it keeps none.
-        made_by: what that folder's ``made_by.json`` says; who finds another text there sees another folder.
-    """
-
-    name: str
-    notebook: bytes = field(repr=False)
-    parameters: dict[str, Any]
-    threads: int
-    checkpoints: Path | None = None
-    made_by: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How executing a job ended.
-
-    Attributes:
-        started: date and time, ISO 8601.
-        seconds: how long it took.
-        data: the data files that it read, with what tells whether they change.
-        failure: what went wrong; None if nothing did.
-    """
-
-    started: str
-    seconds: float
-    data: list[dict[str, Any]] = field(default_factory=list)
-    failure: Failure | None = None
-
-
-Say = Callable[[dict[str, Any]], None]
-
-
 class Place(Protocol):
-    """Where runs are executed: in processes of this machine, or on the workers of ``labs.cluster``."""
+    """Where runs are executed: in kernels on this machine, or on the workers of ``labs.cluster``."""
 
     threads: int
     """How many threads a run computes with here."""
 
-    def slots(self) -> int:
-        """How many runs there is room for, those at work included."""
+    jobs: int
+    """How many runs there may be at once."""
 
-    def perform(self, job: Job, folder: Path, say: Say, stopping: Callable[[], bool]) -> Outcome:
-        """Execute a job and leave its files in a folder; see ``carry_out``."""
+    async def perform(self, job: Job, folder: Path, say: Say) -> Outcome:
+        """Execute a job and leave its files in a folder; see ``jupyter.carry_out``."""
 
 
 @dataclass(frozen=True)
 class _Here:
-    """The cores of this machine, a process for each run."""
+    """The cores of this machine, a kernel for each run."""
 
     cwd: Path
     jobs: int
     threads: int
+    forge: Forge | None = None
 
-    def slots(self) -> int:
-        return self.jobs
-
-    def perform(self, job: Job, folder: Path, say: Say, stopping: Callable[[], bool]) -> Outcome:
-        return carry_out(job, folder, cwd=self.cwd, environment=os.environ, say=say, stopping=stopping)
+    async def perform(self, job: Job, folder: Path, say: Say) -> Outcome:
+        return await jupyter.carry_out(
+            job, folder, cwd=self.cwd, environment=os.environ, say=say, forge=None if job.checkpoints else self.forge
+        )
 
 
 def count_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use; a container may give it a share only."""
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
 
 
 def execute(
@@ -550,9 +513,8 @@ def execute(
     jobs: int | None = None,
     force: bool = False,
     on_event: Callable[[Event], None] | None = None,
-    place: Place | None = None,
 ) -> list[Result]:
-    """Execute runs side by side, each in a process of its own; those whose result is fresh are left alone.
+    """Execute runs side by side, each in a kernel of its own; those whose result is fresh are left alone.
 
     A failing run does not stop the others. An exception that reaches the caller's thread meanwhile (Ctrl-C) ends
     all kernels and leaves earlier results as they were. Several processes may ask for the same run at once: the
@@ -562,104 +524,154 @@ def execute(
     Args:
         out: the folder of the results.
         jobs: how many notebooks at once; by default as many as there are cores, or runs. The cores are shared out
-            evenly: each process computes with ``cores // jobs`` threads, unless OMP_NUM_THREADS is already set.
+            evenly: each kernel computes with ``cores // jobs`` threads, unless OMP_NUM_THREADS is already set.
         force: execute also what is fresh, and start over what was interrupted.
         on_event: called in the caller's thread for every event.
-        place: where to execute them, instead of this machine with ``jobs``. Runs begin in the order given.
 
     Returns:
         One result for each run, in the order of ``runs``.
     """
-    say = on_event or (lambda event: None)
-    out = out.resolve()
-    results: dict[str, Result] = {}
-    for run in runs:
-        if not force and freshness.status(project, run, out).state == "done":
-            results[run.label] = Result(run, "fresh", run.folder(out))
-            say(Event(run, "fresh"))
-    waiting = deque(run for run in runs if run.label not in results)
-    if place is None:
-        jobs = max(1, jobs or min(count_cores(), len(waiting)))
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        place = _Here(project.notebooks, jobs, int(given) if given.isdigit() else max(1, count_cores() // jobs))
-    crew = _Crew(project, out, place, force)
-    futures: dict[str, Future[Result]] = {}
-    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
-        try:
-            while waiting or not all(future.done() for future in futures.values()) or not crew.events.empty():
-                room = place.slots() - sum(not future.done() for future in futures.values())
-                for run in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
-                    futures[run.label] = pool.submit(crew.perform, run)
-                with contextlib.suppress(queue.Empty):
-                    say(crew.events.get(timeout=0.1))
-        except BaseException:
-            crew.stopping.set()
-            raise
-    results |= {label: future.result() for label, future in futures.items()}
-    return [results[run.label] for run in runs]
+    todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
+    at_once = max(1, jobs or min(count_cores(), len(todo)))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdigit() else max(1, count_cores() // at_once)
+    short = [run for run in todo if freshness.checkpoint_folder(run, out) is None]
+
+    async def run_them() -> list[Result]:
+        async with contextlib.AsyncExitStack() as stack:
+            forge = None
+            if len(short) >= WORTH_A_FORGE and sys.platform == "linux":
+                forge = await stack.enter_async_context(Forge(threads))
+            place = _Here(project.notebooks, at_once, threads, forge)
+            return await execute_at(place, project, runs, out, force=force, on_event=on_event)
+
+    return run_until_interrupted(run_them())
 
 
-class Stopped(Exception):
-    """The command is being interrupted."""
+def run_until_interrupted(coroutine: Coroutine[Any, Any, Value]) -> Value:
+    """Run a coroutine; SIGINT, SIGTERM or SIGHUP cancel it once, and later ones do not disturb its tidying up.
+
+    Raises:
+        KeyboardInterrupt: there was a signal, and the coroutine has tidied up.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        return asyncio.run(coroutine)
+    stopped = False
+
+    async def run() -> Value:
+        task = asyncio.ensure_future(coroutine)
+
+        def stop() -> None:
+            nonlocal stopped
+            if not stopped:
+                stopped = task.cancel()
+
+        for number in before:
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        return await task
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def execute_at(
+    place: Place,
+    project: Project,
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    force: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+) -> list[Result]:
+    """Execute runs at a place; else as ``execute`` does. They begin in the order given.
+
+    Raises:
+        LabsError: the place cannot be used any more.
+        OSError: a result cannot be written.
+    """
+    crew = _Crew(project, out.resolve(), place, force, on_event or (lambda event: None))
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(crew.perform(run)) for run in runs]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the first ends the others
+    return [task.result() for task in tasks]
 
 
 class _Crew:
-    """The threads at work for one call of ``execute``, each of which waits for one run."""
+    """What the runs of one call have in common."""
 
-    def __init__(self, project: Project, out: Path, place: Place, force: bool) -> None:
+    def __init__(self, project: Project, out: Path, place: Place, force: bool, say: Callable[[Event], None]) -> None:
         self.project = project
         self.out = out
         self.place = place
         self.force = force
-        self.events: queue.Queue[Event] = queue.Queue()
-        self.stopping = threading.Event()
+        self.say = say
+        self.room = asyncio.Semaphore(place.jobs)
 
-    def perform(self, run: Run) -> Result:
-        """Execute one run."""
-        folder = run.folder(self.out)
+    async def perform(self, run: Run) -> Result:
+        """Execute one run, as soon as there is room, or find it fresh."""
+        if self._is_fresh(run):
+            return self._fresh(run)
+        async with self.room:
+            folder = run.folder(self.out)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder.with_name(f".{run.name}.lock"))
+            waited = await self._acquire(lock, run)
+            try:
+                # whoever held the lock has just executed this run
+                return self._fresh(run) if waited and self._is_fresh(run) else await self._perform(run, folder)
+            finally:
+                lock.release()
+
+    async def _acquire(self, lock: filelock.BaseFileLock, run: Run) -> bool:
+        """Take the lock; tell whether that meant waiting."""
+        waited = False
+        while True:
+            try:
+                lock.acquire(blocking=False)
+                return waited
+            except filelock.Timeout:
+                if not waited:
+                    self.say(Event(run, "waiting"))
+                waited = True
+                await asyncio.sleep(0.2)
+
+    def _is_fresh(self, run: Run) -> bool:
+        return not self.force and freshness.status(self.project, run, self.out).state == "done"
+
+    def _fresh(self, run: Run) -> Result:
+        self.say(Event(run, "fresh"))
+        return Result(run, "fresh", run.folder(self.out))
+
+    async def _perform(self, run: Run, folder: Path) -> Result:
         partial = folder.with_name(f".{run.name}{PARTIAL}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.with_name(f".{run.name}.lock"))
-        waited = self._acquire(lock, run)
-        job: Job | None = None
+        try:
+            job = self._prepare(run)
+        except LabsError as error:
+            self.say(Event(run, "failed"))
+            return Result(run, "failed", folder, failure=Failure(str(error)))
         data: list[dict[str, Any]] = []
         try:
-            # whoever held the lock has just executed this run
-            if waited and not self.force and freshness.status(self.project, run, self.out).state == "done":
-                self.events.put(Event(run, "fresh"))
-                return Result(run, "fresh", folder)
-            try:
-                job = self._prepare(run)
-            except LabsError as error:
-                self.events.put(Event(run, "failed"))
-                return Result(run, "failed", folder, failure=Failure(str(error)))
             _remove(partial)
             partial.mkdir()
-            result = self._execute(run, job, folder, partial)
+            result = await self._execute(run, job, folder, partial)
             data = freshness.describe_data(partial)
             _replace(partial, folder)
             if job.checkpoints and result.state == "done":
                 _remove(job.checkpoints)
-            self.events.put(Event(run, result.state, seconds=result.seconds))
+            self.say(Event(run, result.state, seconds=result.seconds))
             return result
         finally:
-            if job and job.checkpoints and job.checkpoints.is_dir():
+            if job.checkpoints and job.checkpoints.is_dir():
                 _keep(job.checkpoints, data or freshness.describe_data(partial))
             _remove(partial)
-            lock.release()
-
-    def _acquire(self, lock: filelock.BaseFileLock, run: Run) -> bool:
-        """Take the lock; tell whether that meant waiting."""
-        waited = False
-        while not self.stopping.is_set():
-            try:
-                lock.acquire(timeout=0.2)
-                return waited
-            except filelock.Timeout:
-                if not waited:
-                    self.events.put(Event(run, "waiting"))
-                waited = True
-        raise Stopped
 
     def _prepare(self, run: Run) -> Job:
         """What executes the run, with a folder for checkpoints of which it can go on.
@@ -686,13 +698,14 @@ class _Crew:
             made_by = (folder / freshness.MADE_BY).read_text(encoding="utf-8")
         return Job(run.name, run.notebook.path.read_bytes(), run.all_parameters, threads, folder, made_by)
 
-    def _execute(self, run: Run, job: Job, folder: Path, partial: Path) -> Result:
-        clock = time.monotonic()
+    async def _execute(self, run: Run, job: Job, folder: Path, partial: Path) -> Result:
+        stamp, clock = freshness.stamp(self.project, run), asyncio.get_running_loop().time
+        began = clock()
 
         def say(message: dict[str, Any]) -> None:
-            self.events.put(Event(run, seconds=time.monotonic() - clock, **message))
+            self.say(Event(run, seconds=clock() - began, **message))
 
-        outcome = self.place.perform(job, partial, say, self.stopping.is_set)
+        outcome = await self.place.perform(job, partial, say)
         state: Literal["done", "failed"] = "failed" if outcome.failure else "done"
         record = {
             "notebook": run.notebook.name,
@@ -702,116 +715,13 @@ class _Crew:
             "seconds": round(outcome.seconds, 3),
             "parameters": run.parameters,
             "device": run.device,
-            "stamp": freshness.stamp(self.project, run),
+            "stamp": stamp,
             "data": [item | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in outcome.data],
             "files": sorted(p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()),
             "error": asdict(outcome.failure) if outcome.failure else None,
         }
         (partial / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         return Result(run, state, folder, outcome.seconds, outcome.failure)
-
-
-def carry_out(
-    job: Job,
-    folder: Path,
-    *,
-    cwd: Path,
-    environment: Mapping[str, str],
-    say: Say,
-    stopping: Callable[[], bool],
-) -> Outcome:
-    """Execute a job in a process of its own, and wait for it.
-
-    Args:
-        folder: an existing, empty folder for what the run makes; if it fails, with a log.
-        cwd: where the notebook runs.
-        environment: of the process, which adds what labutils needs.
-        say: called with ``{"kind": "started" | "cell", "cell": …, "cells": …}`` as the process goes on.
-        stopping: asked again and again; once it says yes, the process and its kernel are ended.
-
-    Raises:
-        Stopped: because of ``stopping``.
-    """
-    started, clock = datetime.now(UTC), time.monotonic()
-    notebook, log_file = folder / "notebook.ipynb", folder / "log.txt"
-    notebook.write_bytes(job.notebook)
-    task = {"notebook": str(notebook), "folder": str(cwd), "parameters": job.parameters}
-    environment = {
-        # Threads that wait by spinning take the cores from the others' work: on a busy machine, small networks then
-        # trained up to sixty times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **{key: value for key, value in environment.items() if key != "LABUTILS_CHECKPOINTS"},
-        **dict.fromkeys(THREAD_VARIABLES, str(job.threads)),
-        "LABUTILS_RUN_DIR": str(folder),
-        "LABUTILS_RUN": job.name,
-        "TQDM_DISABLE": "1",  # a progress bar in a page of the book is litter
-        **({"LABUTILS_CHECKPOINTS": str(job.checkpoints)} if job.checkpoints else {}),
-    }
-    if stopping():
-        raise Stopped
-    with log_file.open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "labs.runner"],  # -P: nothing in the folder shadows a library
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=cwd,
-            env=environment,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the others in order
-        )
-    with process:
-        watch = threading.Thread(target=_end_when, args=(stopping, process), daemon=True)
-        watch.start()
-        failure = _listen(process, task, say)
-    watch.join()
-    if stopping():
-        raise Stopped
-    if failure is None and process.returncode:
-        tail = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        failure = Failure(f"the process ended with code {process.returncode}", traceback="\n".join(tail))
-    if failure is None:
-        log_file.unlink(missing_ok=True)
-    seconds = time.monotonic() - clock
-    return Outcome(started.isoformat(timespec="seconds"), seconds, freshness.describe_data(folder), failure)
-
-
-def _listen(process: subprocess.Popen[str], task: Mapping[str, Any], say: Say) -> Failure | None:
-    """Give a process its task, pass on what it reports, and return what went wrong as far as it says."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    failure = None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(task) + "\n")
-        process.stdin.flush()
-    for line in process.stdout:
-        message = json.loads(line)
-        if message["kind"] == "failed":
-            failure = Failure(**message["failure"])
-        else:
-            say(message)
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-    return failure
-
-
-def _end_when(stopping: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for a process; once stopping, end it and its kernel, gently first."""
-    while process.poll() is None and not stopping():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)
-    if process.poll() is not None:
-        return
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(process.pid)
-        family = [parent, *parent.children(recursive=True)]
-    process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=SECONDS_TO_END)
-    for one in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
 
 
 def _keep(checkpoints: Path, data: list[dict[str, Any]]) -> None:
@@ -843,99 +753,3 @@ def _replace(partial: Path, folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-# --- The process of one run --------------------------------------------------------------------------------------
-
-
-def _work() -> int:
-    """Execute one notebook as a line of JSON on standard input says, and report as lines of JSON."""
-    task = json.loads(sys.stdin.readline())
-    # The kernel inherits standard output, and compiled code may write there: keep it apart from the reports.
-    reports = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    import papermill  # takes a second, which the parent need not wait for
-    from papermill.exceptions import PapermillExecutionError
-
-    notebook = nbformat.read(task["notebook"], as_version=4)
-    count = sum(cell.cell_type == "code" for cell in notebook.cells)
-    progress = {"cell": 0, "cells": count}
-    at: list[tuple[int, str]] = [(-1, "")]  # the cell at work
-
-    def report(kind: str, **more: Any) -> None:
-        reports.write(json.dumps({"kind": kind, **more}) + "\n")
-
-    def on_cell_start(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        at[0] = (cell_index, cell.source)
-
-    def on_cell_executed(cell: nbformat.NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
-        succeeded = execute_reply["content"]["status"] == "ok"
-        if succeeded and "injected-parameters" not in cell.metadata.get("tags", []):
-            progress["cell"] += 1
-            report("cell", **progress)
-
-    def failure(error: str, index: int, source: str, traceback: Iterable[str] = ()) -> Failure:
-        # papermill adds a cell below the parameters: count as in the notebook's source
-        tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
-        before = next((i for i, tag in enumerate(tags) if "parameters" in tag), len(tags))
-        number = index + 1 - (bool(task["parameters"]) and index > before)
-        lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(traceback)).splitlines()
-        head = "\n".join(source.splitlines()[:4])
-        return Failure(error, number, len(notebook.cells), head, "\n".join(lines[-15:]))
-
-    report("started", **progress)
-    try:
-        papermill.execute_notebook(
-            *[task["notebook"].replace("{", "{{").replace("}", "}}")] * 2,  # executed in place
-            task["parameters"],
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            cwd=task["folder"],
-            start_timeout=120,
-            shutdown_kernel="immediate",
-            on_cell_start=on_cell_start,
-            on_cell_executed=on_cell_executed,
-        )
-    except PapermillExecutionError as error:
-        text = f"{error.ename}: {error.evalue}"
-        report("failed", failure=asdict(failure(text, error.cell_index, error.source, error.traceback)))
-    except Exception as error:  # the kernel died or did not start; say so instead of a traceback through papermill
-        text = f"{type(error).__name__}: {_one_line(error)}"
-        report("failed", failure=asdict(failure(text, *at[0])))
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-def _end_with_parent() -> None:
-    """Standard input closes when the parent ends, in whatever way: end too, and the kernel with us."""
-    with contextlib.suppress(ValueError, OSError):
-        while sys.stdin.read(1):
-            pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt once; later ones do not disturb the tidying up."""
-    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-    def handle(number: int, frame: object) -> None:
-        for one in signals:
-            signal.signal(one, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {one: signal.signal(one, handle) for one in signals}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-if __name__ == "__main__":
-    sys.exit(_work())

@@ -36,6 +36,7 @@ from labutils import published
 from labutils.claims import SLUG, Claim, Claims, as_slug, judge
 from labutils.drawing import use_style
 from labutils.files import find_project, layout, write_atomically
+from labutils.parameters import check_cells
 from labutils.published import SourceRuns
 from labutils.statistics import Interval, Kind
 
@@ -75,7 +76,8 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Record:
         The run, to record with.
 
     Raises:
-        ValueError: If the notebook's name is not a plain file name.
+        ValueError: If the notebook's name is not a plain file name, or a value is none of those that the parameters
+            cell allows (see `labutils.parameters`).
 
     Example:
         >>> import contextlib, tempfile
@@ -89,6 +91,7 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Record:
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", notebook):
         raise ValueError(f"notebook must be a name such as '21_function_fitting', got {notebook!r}")
+    check_cells(parameters)
     given = os.environ.get("LABUTILS_RUN_DIR")
     folder = Path(given).absolute() if given else (find_project() or Path.cwd()) / "results" / notebook / "interactive"
     name = os.environ.get("LABUTILS_RUN") or (folder.name if given else "interactive")

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from labs import cluster, freshness
 from labs.runner import Event, Job, LabsError
+from labutils.identity import differences
 from tests.conftest import TinyLab, make_tiny_lab, wait_until
 
 # What a notebook of these tests says of itself: the process that holds its worker, its environment and its folder.
@@ -28,7 +30,6 @@ TELL = (
     "out = pathlib.Path(os.environ['LABUTILS_RUN_DIR'])\n"
     "keys = ('LABUTILS_SCHEDULER', 'MALLOC_TRIM_THRESHOLD_', 'OMP_NUM_THREADS')\n"
     "seen = {'n': n, 'cwd': os.getcwd(), **{key: os.environ.get(key) for key in keys}}\n"
-    "seen['worker'] = psutil.Process().parents()[1].pid\n"
     "(out / 'seen.json').write_text(json.dumps(seen))"
 )
 NUMBERS = (
@@ -43,7 +44,7 @@ STEPS = (
     "import os, pathlib, psutil, time\n"
     "state = pathlib.Path(os.environ['LABUTILS_CHECKPOINTS'], 'steps')\n"
     "steps = state.read_text() if state.exists() else ''\n"
-    "state.with_name('worker').write_text(str(psutil.Process().parents()[1].pid))\n"
+    "state.with_name('worker').write_text(str(psutil.Process().parent().pid))\n"
     "state.write_text(steps + 'x')\n"
     "while steps == '':\n"
     "    time.sleep(0.05)\n"
@@ -171,17 +172,23 @@ def test_results_come_back_whole(done) -> None:
     assert {path.name for path in folder.parent.iterdir()} == {"a", ".a.lock"}
 
 
-def test_a_local_cluster_gives_the_same_numbers_and_outlives_workers(done, tmp_path: Path) -> None:
-    """One worker instead of two; a run that ends its worker twice is reported, and the next one has another."""
+def test_a_cluster_in_this_process_gives_the_same_numbers_and_opens_no_port(done, tmp_path: Path) -> None:
+    """A kernel that dies twice is reported; nobody can connect meanwhile: Dask would execute what he sends."""
     first, _, _ = done
     lab = make_tiny_lab(tmp_path / "lab")
     lab.add("11_numbers", NUMBERS)
-    lab.add("12_kills", "import psutil\npsutil.Process().parents()[1].kill()\nimport time\ntime.sleep(60)")
-    lab.name_runs({"12_kills": {"a": {"n": 1}}, "11_numbers": {"a": {"n": 1}}})
-    runs = [lab.run("12:a"), lab.run("11:a")]
-    results = cluster.execute(lab.project, runs, lab.results, jobs=1)
+    lab.add("12_dies", "import os\nos._exit(3)")
+    lab.name_runs({"12_dies": {"a": {"n": 1}}, "11_numbers": {"a": {"n": 1}}})
+    runs, ports = [lab.run("12:a"), lab.run("11:a")], set()
+
+    def listen(event: Event) -> None:
+        connections = psutil.Process().net_connections("inet")
+        ports.update(one.laddr for one in connections if one.status == psutil.CONN_LISTEN)
+
+    results = cluster.execute(lab.project, runs, lab.results, jobs=1, on_event=listen)
     assert [result.state for result in results] == ["failed", "done"]
-    assert results[0].failure.error.startswith("two workers ended while they were executing it")
+    assert "Kernel died" in results[0].failure.error
+    assert ports == set()
     found = [json.loads((one.results / "11_numbers" / "a" / "metrics.json").read_text()) for one in (first, lab)]
     for document in found:
         assert document.pop("time")["peak_memory_mib"] > 50
@@ -254,34 +261,28 @@ def test_workers_must_be_there_and_have_labutils(tiny_lab: TinyLab, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("change", "message"),
     [
-        ("hash_code", "0", "other code of labutils"),
-        ("versions", {"python": "3", "torch": "0", "numpy": "1"}, r"python \S+ instead of 3, torch \S+ instead of 0, "),
+        ({"labutils": "0"}, "other code of labutils"),
+        ({"python": "3", "torch": "0"}, r"python \S+ instead of 3, torch \S+ instead of 0"),
     ],
 )
 def test_workers_must_have_the_same_code_and_libraries(
-    tiny_lab: TinyLab, workers: Workers, monkeypatch, name: str, value: object, message: str
+    tiny_lab: TinyLab, workers: Workers, monkeypatch, change: dict[str, str], message: str
 ) -> None:
     tiny_lab.add("11_fit")
-    monkeypatch.setattr(freshness, name, lambda *arguments, **options: value)  # here; workers have their own
-    with (
-        cluster._connect(workers.address, 1) as client,
-        pytest.raises(
-            LabsError, match=rf"worker tcp://.*: {message}.*: install the same there as here .*dask worker tcp"
-        ),
-    ):
-        cluster._check_workers(client, workers.address, cuda=False)
+    mine = cluster._identity() | change
+    monkeypatch.setattr(cluster.identity, "differences", lambda ours, theirs: differences(mine, theirs))
+    with pytest.raises(LabsError, match=rf"worker tcp://.*: {message}: install the same there as here .*dask worker"):
+        cluster.execute(tiny_lab.project, [tiny_lab.run("11")], tiny_lab.results, jobs=1, scheduler=workers.address)
 
 
-def test_a_run_on_cuda_needs_workers_with_a_device(workers: Workers, monkeypatch) -> None:
-    with cluster._connect(workers.address, 1) as client:
-        ask = client.run
-        monkeypatch.setattr(
-            client, "run", lambda what: dict.fromkeys(ask(what), False) if what.__name__ == "sees_cuda" else ask(what)
-        )
-        with pytest.raises(LabsError, match=r"--device cuda: no CUDA device at tcp://"):
-            cluster._check_workers(client, workers.address, cuda=True)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the workers have a CUDA device")
+def test_a_run_on_cuda_needs_workers_with_a_device(tiny_lab: TinyLab, workers: Workers) -> None:
+    tiny_lab.add("11_fit", defaults="device = 'cpu'  # where")
+    run = replace(tiny_lab.run("11"), device="cuda")
+    with pytest.raises(LabsError, match=r"--device cuda: no CUDA device at tcp://"):
+        cluster.execute(tiny_lab.project, [run], tiny_lab.results, jobs=1, scheduler=workers.address)
 
 
 # --- Checkpoints where no disk is shared -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labs import cost, runner
+from labs import cost, jupyter, runner
 from labs.cost import Costs, Entry, Estimate, Forecast
 from labs.runner import Event, LabsError, Project
 from tests.conftest import ROOT, TinyLab
@@ -141,7 +141,7 @@ def test_probes_are_timed_with_one_thread() -> None:
 def test_the_calibration_runs_in_a_process_of_its_own(monkeypatch) -> None:
     def run(command, env, **options):
         assert command[-2:] == ["-m", "labs.cost"]
-        assert {env[name] for name in runner.THREAD_VARIABLES} == {"1"}
+        assert {env[name] for name in jupyter.THREAD_VARIABLES} == {"1"}
         return subprocess.CompletedProcess(command, code, json.dumps(PROBES), "Traceback\nImportError: no torch\n")
 
     monkeypatch.setattr(subprocess, "run", run)

@@ -14,6 +14,7 @@ ROOT = Path(labutils.__file__).parents[1]
 # From the ground up: a module may import those before it, never one after it; the command comes after all of labutils.
 SCIENCE = (
     "files",
+    "parameters",
     "identity",
     "functions",
     "data",
@@ -39,7 +40,7 @@ SCIENCE = (
     "record",
     "exercise",
 )
-COMMAND = ("freshness", "runner", "cost", "cluster", "pages", "release", "site", "publish", "doctor", "cli")
+COMMAND = ("freshness", "jupyter", "runner", "cost", "cluster", "pages", "release", "site", "publish", "doctor", "cli")
 ORDER = (*(f"labutils.{name}" for name in SCIENCE), *(f"labs.{name}" for name in COMMAND))
 each_module = pytest.mark.parametrize("name", ORDER)
 

@@ -606,6 +606,14 @@ def test_the_form_of_before_still_works(run):
     assert "in 6 of 6 seeds (accuracy above 0.9)" in share.evidence
 
 
+def test_a_value_that_the_parameters_cell_does_not_allow_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path))
+    cells = ["", "epochs = 10  # passes (>= 1)"]
+    with pytest.raises(ValueError, match=r"epochs = 0 is not allowed: it must be >= 1"):
+        record.start("11_fit", {"In": cells, "epochs": 0})
+    record.start("11_fit", {"In": cells, "epochs": 1})
+
+
 def test_frames_become_lists_by_column_without_their_networks(run):
     frame = pd.DataFrame({"lr": [0.1, 0.2], "loss": [1.0, np.nan], "model": [torch.nn.Linear(1, 1)] * 2})
     run.metrics(table=frame, losses=frame.loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labs import freshness, runner
+from labs import freshness, jupyter, runner
 from labs.runner import Event, LabsError
 from tests.conftest import TinyLab, make_tiny_lab, wait_until
 
@@ -143,7 +144,7 @@ def test_an_unreadable_value_is_named() -> None:
         ("True", [False], [0, "no", None]),
         ("'sgd'", ["adam"], [1, None, ["adam"]]),
         ("None", [None, 1, "x", [1]], [date(2026, 1, 2)]),
-        ("[1, 2]", [[3], [], [4, 5, 6]], [3, ["3"], [1.5], [True], None]),
+        ("[1, 2]", [[3], [4, 5, 6]], [3, ["3"], [1.5], [True], None]),
         ("[0.1]", [[1, 0.5]], [["1"], [None]]),
         ("[1, 'all']", [["all"], [2, "x"]], [[1.5]]),
         ("(1, 2)", [[3]], [3, ["x"]]),
@@ -153,7 +154,7 @@ def test_an_unreadable_value_is_named() -> None:
     ],
 )
 def test_a_value_must_be_of_its_defaults_type(tiny_lab: TinyLab, default: str, good: list, bad: list) -> None:
-    tiny_lab.add("11_fit", defaults=f"value = {default}  # a value")
+    tiny_lab.add("11_fit", defaults=f"value = {default}  # a value (may be empty)")
     notebooks = tiny_lab.load()
     for value in good:
         assert runner.select(notebooks, ["11"], overrides={"value": value})[0].parameters == {"value": value}
@@ -262,10 +263,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyLab, list, l
     events: list[Event] = []
     runs = [lab.run(name) for name in ("11", "12:d1", "13", "11:d1-big")]
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*runner.THREAD_VARIABLES, "OMP_WAIT_POLICY"):
+        for name in (*jupyter.THREAD_VARIABLES, "OMP_WAIT_POLICY"):
             patch.delenv(name, raising=False)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        results = runner.execute(lab.project, runs, lab.results, jobs=min(2, cores), on_event=events.append)
+        results = runner.execute(
+            lab.project, runs, lab.results, jobs=min(2, runner.count_cores()), on_event=events.append
+        )
     return lab, results, events
 
 
@@ -299,7 +301,7 @@ def test_a_result_is_complete_and_nothing_else_is_left(finished) -> None:
 
 def test_a_run_has_its_parameters_environment_and_folder(finished) -> None:
     lab, _, _ = finished
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = runner.count_cores()
     threads = str(max(1, cores // min(2, cores)))
     for name, n in (("quick", 3), ("d1-big", 10)):
         seen = json.loads((lab.results / "11_good" / name / "metrics.json").read_text())["seen"]
@@ -331,7 +333,7 @@ def test_a_failure_tells_cell_source_and_error_and_keeps_the_notebook(finished) 
 
 def test_what_is_fresh_is_not_run_again(finished, monkeypatch) -> None:
     lab, _, _ = finished
-    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("executed again"))
+    monkeypatch.setattr(jupyter, "carry_out", lambda *args, **options: pytest.fail("executed again"))
     events: list[Event] = []
     runs = [lab.run("11"), lab.run("11:d1-big")]
     results = runner.execute(lab.project, runs, lab.results, on_event=events.append)
@@ -481,17 +483,22 @@ def test_two_processes_that_want_the_same_run_execute_it_once(tiny_lab: TinyLab)
 
 def test_one_who_waits_and_is_interrupted_leaves_the_other_alone(tiny_lab: TinyLab) -> None:
     tiny_lab.add("11_fit")
-    run = tiny_lab.run("11")
     partial = tiny_lab.results / "11_fit" / f".quick{runner.PARTIAL}"
     partial.mkdir(parents=True)
 
     def interrupt(event: Event) -> None:
         assert event.kind == "waiting"
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with FileLock(partial.with_name(".quick.lock")), pytest.raises(KeyboardInterrupt):
-        runner.execute(tiny_lab.project, [run], tiny_lab.results, on_event=interrupt)
+        runner.execute(tiny_lab.project, [tiny_lab.run("11")], tiny_lab.results, on_event=interrupt)
     assert partial.is_dir()
+
+
+def alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -510,7 +517,7 @@ def test_interrupting_leaves_no_half_result_and_no_process(tiny_lab: TinyLab, tm
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    wait_until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
+    wait_until(lambda: not any(map(alive, family)))
     assert (earlier / "notebook.ipynb").read_text() == "the earlier result"
     assert not (earlier / "run.json").exists()
     if number != signal.SIGKILL:  # which leaves no time to tidy up; the next run does
@@ -551,50 +558,44 @@ def interrupt(lab: TinyLab, name: str = "11:long") -> Path:
     run = lab.run(name)
     folder = lab.results / "11_steps" / f".{run.name}{freshness.CHECKPOINTS}"
 
-    def stop(event: Event) -> None:
-        if event.kind == "cell":
-            wait_until((folder / "state.json").exists)
-            raise KeyboardInterrupt
+    def stop() -> None:
+        wait_until((folder / "state.json").exists)
+        os.kill(os.getpid(), signal.SIGINT)
 
+    threading.Thread(target=stop).start()
     with pytest.raises(KeyboardInterrupt):
-        runner.execute(lab.project, [run], lab.results, jobs=1, on_event=stop)
+        runner.execute(lab.project, [run], lab.results, jobs=1)
     return folder
 
 
-def test_checkpoints_of_an_interrupted_run_stay_with_what_made_them(stepping: TinyLab, monkeypatch) -> None:
+def test_an_interrupted_run_goes_on_only_from_its_own_checkpoints(stepping: TinyLab, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = stepping.run("11:long")
     folder = interrupt(stepping)
     assert not run.folder(stepping.results).exists()
-    made_by = json.loads((folder / freshness.MADE_BY).read_text())
-    assert freshness.maker(stepping.project, run).items() <= made_by.items()
-    assert (made_by["device"], made_by["threads"]) == ("cpu", 1)
-    assert [Path(item["file"]).name for item in made_by["data"]] == ["numbers.npz"]
     kept = freshness.checkpoint(stepping.project, run, stepping.results)
     assert (kept.folder, kept.changed, kept.threads) == (folder, (), 1)
     assert kept.saved == pytest.approx(time.time(), abs=300)
 
-    # what changed is named, and a run goes on only from its own
     cuda = runner.select(stepping.load(), ["11:long"], device="cuda")[0]
     assert freshness.checkpoint(stepping.project, cuda, stepping.results).changed == ("device",)
     (stepping.project.notebooks / "numbers.npz").write_bytes(b"NUMBERS")
-    (stepping.project.package / "models.py").write_text("x = 1\n")
     stepping.name_runs({"11_steps": {"short": {"n": 3}, "long": {"n": 1001}}})
     run = stepping.run("11:long")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    events: list[Event] = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("executed"))
-    [result] = runner.execute(stepping.project, [run], stepping.results, on_event=events.append)
-    assert ([event.kind for event in events], result.state) == (["failed"], "failed")
+    with monkeypatch.context() as patch:
+        patch.setattr(jupyter, "carry_out", lambda *args, **options: pytest.fail("executed"))
+        [result] = runner.execute(stepping.project, [run], stepping.results)
+    assert result.state == "failed"
     assert result.failure.error == (
-        f"the checkpoints in {folder} belong to another state of code, parameters, data numbers.npz: restore that to"
+        f"the checkpoints in {folder} belong to another state of parameters, data numbers.npz: restore that to"
         " go on from them, or start over with labs run 11_steps:long --force"
     )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    monkeypatch.undo()
-    forced = runner._Crew(stepping.project, stepping.results, runner._Here(stepping.root, 1, 2), force=True)
-    forced._prepare(run)
-    assert [path.name for path in folder.iterdir()] == [freshness.MADE_BY]
+    stepping.name_runs({"11_steps": {"long": {"n": 2}}})
+    [result] = runner.execute(stepping.project, [stepping.run("11:long")], stepping.results, force=True)
+    assert result.state == "done"
+    assert len(json.loads((result.folder / "metrics.json").read_text())["steps"]) == 2
 
 
 def test_damaged_checkpoints_are_refused(stepping: TinyLab) -> None:
@@ -609,72 +610,6 @@ def test_damaged_checkpoints_are_refused(stepping: TinyLab) -> None:
         )
 
 
-def test_a_run_goes_on_with_as_many_threads_as_before(stepping: TinyLab) -> None:
-    """Another number of threads would give other last digits than the run would have had uninterrupted."""
-    run = stepping.run("11:short")
-    (stepping.results / "11_steps").mkdir(parents=True)
-    first = runner._Crew(stepping.project, stepping.results, runner._Here(stepping.root, 1, 3), force=False)
-    job = first._prepare(run)
-    assert (job.threads, json.loads(job.made_by)["threads"]) == (3, 3)
-    (job.checkpoints / "state.json").write_text("[]")
-    second = runner._Crew(stepping.project, stepping.results, runner._Here(stepping.root, 1, 1), force=False)
-    assert second._prepare(run).threads == 3
-    assert second._prepare(run).made_by == job.made_by
-    quick = second._prepare(stepping.run("11"))
-    assert (quick.checkpoints, quick.threads, quick.made_by) == (None, 1, "")
-
-
-def begin(lab: TinyLab, name: str) -> subprocess.Popen[bytes]:
-    """Execute a run in a process of its own."""
-    code = (
-        "import sys; from pathlib import Path; from labutils import runner\n"
-        "root = Path(sys.argv[1]); project = runner.Project(root, package=root / 'package' / 'labutils')\n"
-        "runs = runner.select(runner.load_notebooks(project), sys.argv[2:])\n"
-        "runner.execute(project, runs, project.results, jobs=1)"
-    )
-    return subprocess.Popen([sys.executable, "-c", code, str(lab.root), name], stdout=subprocess.DEVNULL)
-
-
-def cut_power(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its children, so that none of them has time to tidy up."""
-    family = [*psutil.Process(process.pid).children(recursive=True), process]
-    for one in family:
-        one.kill()
-    assert process.wait() == -signal.SIGKILL
-    psutil.wait_procs(family[:-1], timeout=10)
-
-
-def test_a_run_killed_ten_times_at_random_ends_as_if_it_had_not_been(stepping: TinyLab) -> None:
-    stepping.name_runs({"11_steps": {"long": {"n": 120}}})
-    folder = stepping.results / "11_steps"
-    state = folder / f".long{freshness.CHECKPOINTS}" / "state.json"
-    chance = random.Random(0)
-
-    def steps() -> int:
-        return len(json.loads(state.read_text())) if state.exists() else 0
-
-    kills = 0
-    while kills < 10:
-        process = begin(stepping, "11:long")
-        try:
-            before = steps()
-            wait_until(lambda before=before: steps() > before)  # else slow machines would never get on
-            time.sleep(chance.uniform(0, 0.1))
-            cut_power(process)
-            kills += 1
-        finally:
-            process.kill()
-    assert 10 <= steps() < 120
-    assert (folder / f".long{runner.PARTIAL}").is_dir()
-    [result] = runner.execute(stepping.project, [stepping.run("11:long")], stepping.results, jobs=1)
-    assert result.state == "done"
-    expected: list[float] = []
-    while len(expected) < 120:
-        expected.append(random.Random(sum(expected)).random())
-    assert json.loads((result.folder / "metrics.json").read_text())["steps"] == expected
-    assert {path.name for path in folder.iterdir()} == {"long", ".long.lock"}
-
-
 FIT = (
     "import os, pathlib, torch\n"
     "from labutils import models, record, training\n"
@@ -686,26 +621,47 @@ FIT = (
     "    for weights in network.parameters():\n"
     "        torch.nn.init.normal_(weights, generator=generator)\n"
     "history = training.fit(networks, (x, (6 * x).sin()), epochs=n, lr=0.05, momentum=0.9, batch_size=16, loss='mse')",
-    "run.metrics(loss=history.train_loss)",
+    "run.metrics(loss=history.train_loss, threads=torch.get_num_threads())",
+)
+BEGIN = (
+    "import sys; from pathlib import Path; from labs import runner\n"
+    "root = Path(sys.argv[1]); project = runner.Project(root, package=root / 'package' / 'labutils')\n"
+    "runs = runner.select(runner.load_notebooks(project), sys.argv[2:])\n"
+    "runner.execute(project, runs, project.results, jobs=1)"
 )
 
 
-def test_a_real_training_killed_in_the_middle_ends_as_if_it_had_not_been(tiny_lab: TinyLab, monkeypatch) -> None:
+@pytest.mark.timeout(600)
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(tiny_lab: TinyLab, monkeypatch) -> None:
+    """Only the command is killed: its kernel ends by itself. It goes on with as many threads as it began with."""
     monkeypatch.setenv("LABUTILS_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     tiny_lab.add("11_fit", *FIT)
-    tiny_lab.name_runs({"11_fit": {"killed": {"n": 400}, "whole": {"n": 400}}})
+    tiny_lab.name_runs({"11_fit": {"killed": {"n": 300}, "whole": {"n": 300}}})
     folder = tiny_lab.results / "11_fit"
     kept = folder / f".killed{freshness.CHECKPOINTS}"
-    process = begin(tiny_lab, "11:killed")
-    try:
-        wait_until(lambda: len(list(kept.glob("*"))) > 1 or process.poll() is not None)
-        cut_power(process)
-    finally:
+    chance = random.Random(0)
+
+    def saved() -> list[int]:
+        return sorted(path.stat().st_mtime_ns for path in kept.glob("*") if path.name != freshness.MADE_BY)
+
+    for _ in range(2):
+        before = saved()
+        process = subprocess.Popen([sys.executable, "-c", BEGIN, str(tiny_lab.root), "11:killed"])
+        wait_until(lambda process=process, before=before: saved() > before or process.poll() is not None)
+        time.sleep(chance.uniform(0, 0.1))
+        family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-    assert len(list(kept.glob("*"))) > 1
+        assert process.wait() == -signal.SIGKILL
+        wait_until(lambda family=family: not any(map(alive, family)))
     assert not (folder / "killed").exists()
-    runs = [tiny_lab.run("11:killed"), tiny_lab.run("11:whole")]
-    assert [result.state for result in runner.execute(tiny_lab.project, runs, tiny_lab.results, jobs=1)] == ["done"] * 2
+    assert (folder / f".killed{runner.PARTIAL}").is_dir()
+    [result] = runner.execute(tiny_lab.project, [tiny_lab.run("11:whole")], tiny_lab.results)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    results = [result, *runner.execute(tiny_lab.project, [tiny_lab.run("11:killed")], tiny_lab.results)]
+    assert [result.state for result in results] == ["done"] * 2
     documents = [json.loads((folder / name / "metrics.json").read_text()) for name in ("killed", "whole")]
     assert documents[0]["metrics"] == documents[1]["metrics"]
-    assert len(documents[0]["metrics"]["loss"][0]) >= 400
+    assert documents[0]["metrics"]["threads"] == 2
+    assert len(documents[0]["metrics"]["loss"][0]) >= 300
+    assert {path.name for path in folder.iterdir()} == {"killed", ".killed.lock", "whole", ".whole.lock"}

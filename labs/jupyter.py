@@ -1,0 +1,352 @@
+"""Executes one notebook in a kernel of its own, as a coroutine: any number of them side by side.
+
+papermill puts the parameters into the notebook, nbclient sends its cells. A kernel listens on sockets in a folder that
+nobody else may enter, demands a signature on every message, and ends when the process that started it ends, in
+whatever way.
+
+Importing torch, scipy and the rest takes a kernel some five seconds of processor time. Where many short notebooks are
+to be executed, a `Forge` imports them once and forks the kernels from there.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+import labutils
+from labs import freshness
+from labs.freshness import Failure
+
+if TYPE_CHECKING:  # nbformat takes seconds, which the command's other words need not wait for
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+    from nbformat import NotebookNode
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+SECONDS_TO_START = 120.0
+SECONDS_TO_END = 5.0
+LONGEST_SOCKET_NAME = 90  # characters of a folder in which the name of a Unix socket has room
+
+Say = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as whoever executes it needs it, on this machine or another.
+
+    Attributes:
+        name: the run's name.
+        notebook: the bytes of the notebook.
+        parameters: the values that replace defaults.
+        threads: how many threads to compute with.
+        checkpoints: the folder for the checkpoints of its trainings; None where it keeps none.
+        made_by: what that folder's ``made_by.json`` says; who finds another text there sees another folder.
+    """
+
+    name: str
+    notebook: bytes = field(repr=False)
+    parameters: dict[str, Any]
+    threads: int
+    checkpoints: Path | None = None
+    made_by: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How executing a job ended.
+
+    Attributes:
+        started: date and time, ISO 8601.
+        seconds: how long it took.
+        data: the data files that it read, with what tells whether they change.
+        failure: what went wrong; None if nothing did.
+    """
+
+    started: str
+    seconds: float
+    data: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+async def carry_out(
+    job: Job, folder: Path, *, cwd: Path, environment: Mapping[str, str], say: Say, forge: Forge | None = None
+) -> Outcome:
+    """Execute a job in a kernel of its own. Cancelling the coroutine ends the kernel and all that it started.
+
+    Args:
+        folder: an existing, empty folder for what the run makes; if it fails, with a log.
+        cwd: where the notebook runs.
+        environment: of the kernel, which adds what labutils needs.
+        say: called with ``{"kind": "started" | "cell", "cell": …, "cells": …}`` as the notebook goes on.
+        forge: what starts the kernel; without one it is a new process.
+    """
+    import nbformat
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    notebook, file, log = nbformat.reads(job.notebook.decode(), as_version=4), folder / "notebook.ipynb", None
+    environment = {
+        **{key: value for key, value in environment.items() if key != "LABUTILS_CHECKPOINTS"},
+        **thread_environment(job.threads),
+        "LABUTILS_RUN_DIR": str(folder),
+        "LABUTILS_RUN": job.name,
+        "TQDM_DISABLE": "1",  # a progress bar in a page of the book is litter
+        **({"LABUTILS_CHECKPOINTS": str(job.checkpoints)} if job.checkpoints else {}),
+    }
+    log = folder / "log.txt"
+    try:
+        failure = await _execute(notebook, job.parameters, _Start(environment, cwd, log), say, forge)
+    finally:
+        nbformat.write(notebook, file)
+    if failure is None:
+        log.unlink(missing_ok=True)
+    seconds = time.monotonic() - clock
+    return Outcome(started.isoformat(timespec="seconds"), seconds, freshness.describe_data(folder), failure)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The environment variables of a process that computes with so many threads beside others.
+
+    Threads that wait by spinning take the cores from the others' work: on a busy machine, small networks then trained
+    up to sixty times slower. So they wait passively.
+    """
+    return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+# --- One notebook ------------------------------------------------------------------------------------------------
+
+
+async def _execute(
+    notebook: NotebookNode, parameters: Mapping[str, Any], start: _Start, say: Say, forge: Forge | None
+) -> Failure | None:
+    """Execute the cells of a notebook, in place; return what went wrong."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from papermill.parameterize import parameterize_notebook
+
+    progress = {"cell": 0, "cells": sum(cell.cell_type == "code" for cell in notebook.cells)}
+    cells = len(notebook.cells)
+    if parameters:
+        notebook.metadata["papermill"] = {}  # which papermill fills, and where it looks for tags
+        for cell in notebook.cells:
+            cell.metadata.setdefault("tags", [])
+        notebook.cells = parameterize_notebook(notebook, dict(parameters), comment="Parameters of this run").cells
+    injected = {index for index, cell in enumerate(notebook.cells) if "injected-parameters" in _tags(cell)}
+    at = -1  # the cell at work
+
+    def failure(error: str, traceback: str = "") -> Failure:
+        number = at + 1 - sum(index <= at for index in injected)  # as in the notebook's source
+        source = notebook.cells[at].source if at >= 0 else ""
+        lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", traceback).splitlines()
+        return Failure(error, number, cells, "\n".join(source.splitlines()[:4]), "\n".join(lines[-15:]))
+
+    say({"kind": "started", **progress})
+    try:
+        async with _kernel(start, forge) as client:
+            executor = NotebookClient(notebook, timeout=None)
+            executor.kc = client
+            notebook.metadata["language_info"] = (await client.kernel_info(reply=True))["content"]["language_info"]
+            for at, cell in enumerate(notebook.cells):
+                await executor.async_execute_cell(cell, at, execution_count=executor.code_cells_executed + 1)
+                if cell.cell_type == "code" and at not in injected:
+                    progress["cell"] += 1
+                    say({"kind": "cell", **progress})
+            executor.set_widgets_metadata()
+    except CellExecutionError as error:
+        return failure(f"{error.ename}: {error.evalue}", error.traceback)
+    except Exception as error:  # the kernel died or did not start: its own last words say why
+        if (task := asyncio.current_task()) and task.cancelling():  # which nbclient takes for the kernel's death
+            raise asyncio.CancelledError from None
+        told = start.log.read_text(encoding="utf-8", errors="replace") if start.log.exists() else ""
+        return failure(f"{type(error).__name__}: {' '.join(str(error).split())}", told)
+    return None
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a kernel starts with.
+
+    Attributes:
+        environment: its environment variables, all of them.
+        cwd: its current folder.
+        log: the file that takes what its process writes outside of cells.
+    """
+
+    environment: dict[str, str]
+    cwd: Path
+    log: Path
+
+
+@contextlib.asynccontextmanager
+async def _kernel(start: _Start, forge: Forge | None) -> AsyncIterator[AsyncKernelClient]:
+    """A client of a new kernel, which ends with the block."""
+    from jupyter_client import write_connection_file
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+    from jupyter_client.session import new_id_bytes
+
+    class Client(AsyncKernelClient):
+        """A client that knows the process of its kernel."""
+
+        async def _async_is_alive(self) -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+            return False
+
+        is_alive = _async_is_alive
+
+    # The folder and the file with the key are for this user only.
+    with tempfile.TemporaryDirectory(prefix="labs-", ignore_cleanup_errors=True) as folder:
+        how = {"transport": "ipc", "ip": f"{folder}/k"} if len(folder) < LONGEST_SOCKET_NAME else {"transport": "tcp"}
+        connection, _ = write_connection_file(f"{folder}/kernel.json", key=new_id_bytes(), **how)
+        client = Client()
+        client.load_connection_file(connection)
+        process = (await forge.fork(connection, start) if forge else None) or _spawn(connection, start)
+        try:
+            client.start_channels()
+            await client.wait_for_ready(timeout=SECONDS_TO_START)
+            client.allow_stdin = False
+            yield client
+        finally:
+            client.stop_channels()
+            _end(process)
+
+
+def _arguments(connection: str) -> list[str]:
+    return ["-f", connection, "--HistoryManager.hist_file=:memory:"]
+
+
+def _spawn(connection: str, start: _Start) -> psutil.Process:
+    """Start a kernel as a new process. It ends with this one: ipykernel looks for its parent every second."""
+    with start.log.open("wb") as log:
+        return psutil.Popen(
+            [sys.executable, "-m", "ipykernel_launcher", *_arguments(connection)],
+            cwd=start.cwd,
+            env=start.environment | {"JPY_PARENT_PID": str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches the command only, which then ends its kernels in order
+        )
+
+
+def _end(process: psutil.Process) -> None:
+    """End a kernel and what it started: it leads a group of processes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(psutil.Error, subprocess.TimeoutExpired):
+        process.kill()
+        process.wait(SECONDS_TO_END)
+
+
+# --- Kernels from one process ------------------------------------------------------------------------------------
+
+
+class Forge:
+    """A process that has imported what labutils imports, and forks kernels: each starts in a moment.
+
+    labutils itself is left to the kernels, so that each has the code as it is then. Linux only: elsewhere libraries do
+    not take well to forking.
+
+    Args:
+        threads: how many threads the kernels compute with.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._asking = asyncio.Lock()
+
+    async def __aenter__(self) -> Forge:
+        # Where the user has not chosen one: the backend of Jupyter, as in any other kernel.
+        backend = {"MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"}
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "labs.jupyter"),  # -P: nothing in the folder shadows a library
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **thread_environment(self.threads), **backend},
+            start_new_session=True,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    async def fork(self, connection: str, start: _Start) -> psutil.Process | None:
+        """Start a kernel; None where it must be another process, as it computes with other threads."""
+        if start.environment[THREAD_VARIABLES[0]] != str(self.threads):
+            return None
+        start.log.touch()
+        task = {"connection": connection, "cwd": str(start.cwd), "log": str(start.log)}
+        async with self._asking:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            try:
+                self._process.stdin.write(json.dumps(task | {"environment": start.environment}).encode() + b"\n")
+                return psutil.Process(int(await self._process.stdout.readline()))
+            except (ValueError, OSError, psutil.NoSuchProcess):  # it is gone
+                return None
+
+
+def _imports() -> Iterator[str]:
+    """The statements with which labutils imports other packages."""
+    for path in sorted(Path(labutils.__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom) and not re.search(
+                r"__future__|labutils", ast.unparse(node)
+            ):
+                yield ast.unparse(node)
+
+
+def _serve() -> None:
+    """Fork a kernel for each line on standard input, and say its process; end when standard input does."""
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels look for this process
+    with warnings.catch_warnings(action="ignore"):
+        for statement in dict.fromkeys(_imports()):
+            with contextlib.suppress(Exception):  # whoever needs it will hear of it
+                exec(statement, {})
+        from ipykernel.kernelapp import launch_new_instance
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the kernels: they leave no zombies
+    for line in sys.stdin.buffer:
+        task = json.loads(line)
+        if (pid := os.fork()) == 0:
+            break
+        print(pid, flush=True)
+    else:
+        return
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(task["environment"])
+    os.chdir(task["cwd"])
+    for number, name in enumerate((os.devnull, task["log"], task["log"])):
+        os.dup2(os.open(name, os.O_RDWR | os.O_APPEND), number)
+    sys.argv = ["ipykernel_launcher", *_arguments(task["connection"])]
+    launch_new_instance()
+
+
+if __name__ == "__main__":
+    _serve()
