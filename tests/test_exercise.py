@@ -192,7 +192,9 @@ ANSWERED = {
     key: answer
     for key, (_, _, checks) in EXERCISES.items()
     for check in checks
-    for answer in re.findall(r'"((?:torch\.)?\w+\.\w+)"', "".join(re.findall(r"attempt\(\w+, ?(.*)\)", check.source)))
+    for answer in re.findall(
+        r'"((?:torch\.)?\w+\.\w+)"', "".join(re.findall(r"(?s)attempt\(\s*\w+,(.*?)\)", check.source))
+    )
 }
 
 
