@@ -31,7 +31,7 @@ from tests.conftest import ROOT, TinyLab
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHECKED = "nbval-check-output"
-MOST_LINES = 30
+MOST_LINES = 35
 SKIPPED = ("metadata", "execution_count", "output_type", "name")  # of an output, as nbval skips them
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
