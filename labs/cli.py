@@ -5,9 +5,12 @@ Exit codes: 0 all well; 1 a run or the build of the book failed; 2 a mistake on 
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,29 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
 from labs import freshness, runner
-from labs.runner import Event, LabsError, Result, Run
+from labs.runner import LabsError, Result, Run
 from labutils import __version__
 
 if TYPE_CHECKING:
-    from labs.cost import Estimate, Forecast
+    from labs.cost import Estimate
 
 STATE_STYLE = {"done": "green", "fresh": "green", "stale": "yellow", "failed": "bold red", "not run": "dim"}
+REMEDIES = {
+    "make room there, or name a folder on another disk": (errno.ENOSPC, errno.EDQUOT),
+    "give yourself permission there, or name another folder": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "move away the file that has the name of a folder, or name another folder": (errno.ENOTDIR, errno.EEXIST),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,9 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 (something failed), 2 (a mistake on the command line) or 130 (interrupted).
     """
+    _make_streams_usable()
     try:
         with _interruptible():
-            return _labs.main(arguments, prog_name="labs", standalone_mode=False) or 0
+            code = _labs.main(arguments, prog_name="labs", standalone_mode=False) or 0
+            sys.stdout.flush()
+            return code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
@@ -62,12 +59,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabsError as error:
         _complain(str(error))
         return 2
-    except OSError as error:  # no room, no permission
-        _complain(str(error))
+    except BrokenPipeError:  # whoever read this has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _complain(_explain_failure(error))
         return 1
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; what was finished stays, nothing half-written does")
         return 130
+
+
+def _make_streams_usable() -> None:
+    """Terminals that know less than Unicode get question marks; what goes to a closed stream is lost."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _explain_failure(error: OSError) -> str:
+    """Which folder cannot be used, what is left, and what helps."""
+    remedy = next((words for words, numbers in REMEDIES.items() if error.errno in numbers), "name another folder")
+    return (
+        f"{error.filename or 'a file'}: {error.strerror or error}; what was finished stays, and checkpoints do. To go"
+        f" on, {remedy}: --out DIR for results, LABUTILS_DATA for data sets, TMPDIR for temporary files"
+    )
 
 
 @contextmanager
@@ -89,12 +107,6 @@ def _interruptible() -> Iterator[None]:
 
 def _complain(message: str) -> None:
     click.echo(f"labs: {message}", err=True)
-
-
-def _console(stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    # a pipe or a file has no width: leave room for whole lines
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160)
 
 
 _OUT = click.option(
@@ -127,6 +139,11 @@ def _list(out: Path | None) -> int:
     stale    what stands in parentheses changed since: `labs run` repeats it
     failed   it ended with an error; the executed notebook is kept
     """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from labs import progress
+
     project = runner.find_project()
     table = Table("Notebook", "Question", "Run", "Status", box=None, header_style="bold", pad_edge=False)
     table.add_column("Time", justify="right", no_wrap=True)
@@ -136,10 +153,10 @@ def _list(out: Path | None) -> int:
             status = freshness.status(project, run, out or project.results)
             changed = f" ({', '.join(status.changed)})" if status.changed else ""
             state = f"[{STATE_STYLE[status.state]}]{status.state}[/]{escape(changed)}"
-            seconds = "" if status.seconds is None else _duration(status.seconds)
+            seconds = "" if status.seconds is None else progress.duration(status.seconds)
             table.add_row(*heading, escape(run.name), state, seconds)
             heading = ["", ""]
-    _console().print(table)
+    progress.console().print(table)
     return 0
 
 
@@ -172,8 +189,10 @@ def _list(out: Path | None) -> int:
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Run on the workers of this Dask scheduler, such as tcp://192.0.2.1:8786. Without it, --profile full starts "
-    "workers on this machine: as many as its cores, its memory and --jobs allow.",
+    help="Run on the workers of this Dask scheduler, such as tls://192.0.2.1:8786. Whoever reaches a scheduler without "
+    "TLS (tcp://) can run programs as you: keep it in a network that you trust. Certificates come from Dask's own "
+    "configuration (distributed.comm.tls). Without a scheduler, --profile full runs here: as many at once as cores, "
+    "memory and --jobs allow.",
 )
 @_OUT
 @click.option("--force", is_flag=True, help="Run also what is up to date, and start over what was interrupted.")
@@ -377,17 +396,15 @@ class _Plan:
 
     Attributes:
         todo: the runs without a result that is up to date, the longest first.
-        estimates: label to what the run takes here, for all runs.
+        estimates: label to what the run takes, for all runs.
         checkpoints: label to what an unfinished run left.
         jobs: how many at once.
-        slowness: kind of work to how many times longer it takes here than on the reference machine.
     """
 
     todo: list[Run]
     estimates: dict[str, Estimate]
     checkpoints: dict[str, freshness.Checkpoint | None]
     jobs: int
-    slowness: dict[str, float]
 
 
 def _plan(
@@ -396,18 +413,21 @@ def _plan(
     from labs import cost
 
     todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
-    estimates, slowness = cost.estimates(project, runs, out, calibrated=bool(todo))
+    estimates = cost.estimates(project, runs, out)
     todo.sort(key=lambda run: -(estimates[run.label].seconds or 0.0))
     checkpoints = {run.label: None if force else freshness.checkpoint(project, run, out) for run in todo}
     needs = [estimates[run.label].memory for run in todo]
     jobs = (jobs or len(todo) or 1) if scheduler else cost.room(needs, jobs)
-    return _Plan(todo, estimates, checkpoints, jobs, slowness)
+    return _Plan(todo, estimates, checkpoints, jobs)
 
 
 def _show_costs(
     project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
 ) -> int:
-    from labs import cost
+    from rich.markup import escape
+    from rich.table import Table
+
+    from labs import cost, progress
 
     plan = _plan(project, runs, out, jobs, force, scheduler)
     table = Table("Run", box=None, header_style="bold", pad_edge=False)
@@ -425,57 +445,49 @@ def _show_costs(
                 state = f"[bold red]{state} of another state of {', '.join(kept.changed)}[/]"
         else:
             state = freshness.status(project, run, out).state
-        seconds = "unknown" if estimate.seconds is None else _duration(estimate.seconds)
+        seconds = "unknown" if estimate.seconds is None else progress.duration(estimate.seconds)
         table.add_row(escape(run.label), seconds, f"{estimate.memory:,.0f} MiB", estimate.basis, state)
-    console = _console()
-    console.print(table)
-    todo = [plan.estimates[run.label] for run in plan.todo]
-    known = [one.seconds for one in todo if one.seconds is not None]
-    least = "at least " if len(known) < len(todo) else ""
-    wall = cost.wall_seconds(known, plan.jobs)
-    low = cost.wall_seconds([one.seconds / one.spread for one in todo if one.seconds is not None], plan.jobs)
-    high = cost.wall_seconds([one.seconds * one.spread for one in todo if one.seconds is not None], plan.jobs)
-    console.print(
-        f"\n{len(todo)} of {len(runs)} runs to do: {least}{_duration(sum(known))} of CPU time, {least}{_duration(wall)}"
-        f" with {plan.jobs} at once ({_duration(low)} to {_duration(high)})."
+    known = [(one.seconds, one.spread) for run in plan.todo if (one := plan.estimates[run.label]).seconds is not None]
+    least = "at least " if len(known) < len(plan.todo) else ""
+    cpu = progress.duration(sum(seconds for seconds, _ in known))
+    wall, low, high = (
+        progress.duration(cost.wall_seconds([seconds * spread**power for seconds, spread in known], plan.jobs))
+        for power in (0, -1, 1)
+    )
+    screen = progress.console()
+    screen.print(table)
+    screen.print(
+        f"\n{len(plan.todo)} of {len(runs)} runs to do: {least}{cpu} of CPU time, {least}{wall} with {plan.jobs} at"
+        f" once ({low} to {high})."
     )
     if any(plan.checkpoints.values()):
-        console.print("Runs with a checkpoint take what is left of them.")
-    if scheduler:
-        console.print("The workers may be faster or slower than this machine, for which these times are.")
-    console.print(_explain(cost.read_costs(project).machine, plan.slowness))
+        screen.print("Runs with a checkpoint take what is left of them.")
+    screen.print(
+        "Times are for one thread on the CPU: of the run before on this machine, else published or estimated for two"
+        " cores of a virtual server. The longer runs are at work, the better the time left is known."
+    )
     return 0
 
 
-def _explain(machine: str, slowness: Mapping[str, float]) -> str:
-    """How the estimates come about."""
-    if not slowness:
-        return "Times are for one thread each: of the run before, or typical ones of a quick run."
-    factors = ", ".join(f"{kind} {factor:.2f}" for kind, factor in slowness.items())
-    return (
-        f"Times are for one thread on the CPU: what the runs took on the reference machine ({machine}), times how much"
-        f" longer short probes of the same kind of work take here just now ({factors}). Expect what was measured there"
-        " within a factor of 1.5, what was estimated within 2, and a run with other values within 4."
-    )
-
-
-# --- Showing progress --------------------------------------------------------------------------------------------
+# --- Executing ---------------------------------------------------------------------------------------------------
 
 
 def _execute(project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool) -> list[Result]:
-    with _showing() as show:
+    from labs import progress
+
+    with progress.showing() as show:
         return runner.execute(project, runs, out, jobs=jobs, force=force, on_event=show)
 
 
 def _execute_over_dask(
     project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
 ) -> list[Result]:
-    from labs import cluster, cost
+    from labs import cluster, cost, progress
 
     plan = _plan(project, runs, out, jobs, force, scheduler)
     seconds = {run.label: plan.estimates[run.label].seconds for run in plan.todo}
     resumed = [run.label for run in plan.todo if plan.checkpoints[run.label]]
-    with _showing(cost.Forecast(seconds, 1 if scheduler else plan.jobs, resumed)) as show:
+    with progress.showing(cost.Forecast(seconds, 1 if scheduler else plan.jobs, resumed)) as show:
         results = cluster.execute(
             project,
             [*plan.todo, *(run for run in runs if run not in plan.todo)],
@@ -487,102 +499,6 @@ def _execute_over_dask(
         )
     found = {result.run.label: result for result in results}
     return [found[run.label] for run in runs]
-
-
-@contextmanager
-def _showing(forecast: Forecast | None = None) -> Iterator[Callable[[Event], None]]:
-    """What shows each event: a display in a terminal, else lines."""
-    console = _console()
-    if console.is_terminal:
-        with _Display(console, forecast) as display:
-            yield display
-        return
-
-    def show(event: Event) -> None:
-        if forecast:
-            forecast.hear(event)
-        _print_event(event, forecast)
-
-    yield show
-
-
-def _print_event(event: Event, forecast: Forecast | None = None) -> None:
-    left = ""
-    if forecast and event.kind in ("started", "done", "failed"):
-        own, total = forecast.left(event.run.label), forecast.total_left()
-        told = [f"about {_duration(own)}"] if own is not None and event.kind == "started" else []
-        told += [f"all in about {_duration(total)}"] if total else []
-        left = f" ({', '.join(told)})" if told else ""
-    text = {
-        "fresh": "up to date",
-        "waiting": "waits: another process is running it",
-        "started": f"started, {event.cells} cells",
-        "cell": f"cell {event.cell}/{event.cells} ({_duration(event.seconds)})",
-        "again": f"tries once more: {event.note}",
-        "done": f"done in {_duration(event.seconds)}",
-        "failed": f"FAILED after {_duration(event.seconds)}",
-    }[event.kind]
-    click.echo(f"{event.run.label}: {text}{left}")
-
-
-class _LeftColumn(ProgressColumn):
-    """The time left of a run, or of all for the task without a run."""
-
-    def __init__(self, forecast: Forecast) -> None:
-        super().__init__()
-        self.forecast = forecast
-
-    def render(self, task: Task) -> Text:
-        """The time as it is now."""
-        label = task.fields["label"]
-        seconds = self.forecast.total_left() if label is None else self.forecast.left(label)
-        return Text("" if seconds is None or task.finished else f"{_duration(seconds)} left", style="cyan")
-
-
-class _Display:
-    """A line for each run at work: cells, time, how it ended, and with a forecast the time left."""
-
-    def __init__(self, console: Console, forecast: Forecast | None = None) -> None:
-        self.forecast = forecast
-        self.progress = Progress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            *([_LeftColumn(forecast)] if forecast else []),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-        )
-        self.tasks: dict[str, TaskID] = {}
-        if forecast:
-            self.total = self.progress.add_task("all runs", total=len(forecast), label=None, note="")
-
-    def __enter__(self) -> _Display:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, event: Event) -> None:
-        """Show an event."""
-        label = event.run.label
-        if self.forecast:
-            self.forecast.hear(event)
-        if label not in self.tasks:
-            self.tasks[label] = self.progress.add_task(escape(label), total=event.cells or 1, note="", label=label)
-        note = {
-            "fresh": "[green]up to date[/]",
-            "waiting": "another process is running it",
-            "done": "[green]done[/]",
-            "failed": "[bold red]failed[/]",
-            "again": f"once more: {escape(event.note)}",
-        }.get(event.kind, f"cell {event.cell}/{event.cells}")
-        over = event.kind in ("fresh", "done", "failed")
-        total, completed = (1, 1) if over else (event.cells or None, event.cell)
-        self.progress.update(self.tasks[label], note=note, total=total, completed=completed)
-        if self.forecast and event.kind in ("done", "failed"):
-            self.progress.advance(self.total)
 
 
 def _conclude(results: Sequence[Result], consequence: str = "") -> int:
@@ -604,19 +520,6 @@ def _conclude(results: Sequence[Result], consequence: str = "") -> int:
         if failure.cell or failure.traceback:
             click.echo(f"\n    kept: {result.folder / 'notebook.ipynb'}", err=True)
     return 1
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as people write them.
-
-    Example:
-        >>> _duration(4.21), _duration(75), _duration(7260)
-        ('4.2 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 if __name__ == "__main__":

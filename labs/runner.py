@@ -668,6 +668,9 @@ class _Crew:
                 _remove(job.checkpoints)
             self.say(Event(run, result.state, seconds=result.seconds))
             return result
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # a full disk does not say where
+            raise
         finally:
             if job.checkpoints and job.checkpoints.is_dir():
                 _keep(job.checkpoints, data or freshness.describe_data(partial))

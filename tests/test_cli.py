@@ -15,13 +15,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from labs import cli, cluster, cost, freshness, runner, site
+from labs import cli, cluster, freshness, progress, runner, site
 from labs.runner import Event, Failure, Result
 from labutils import data
 from tests.conftest import TinyLab
 
 Labs = Callable[..., SimpleNamespace]
-PROBES = dict.fromkeys(cost.KINDS, 1.0)
 
 
 @pytest.fixture
@@ -50,7 +49,6 @@ def labs(tiny_lab: TinyLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     monkeypatch.setattr(runner, "execute", execute)
     monkeypatch.setattr(cluster, "execute", execute)
-    monkeypatch.setattr(cost, "calibrate", lambda: PROBES)
 
     def call(*words: str) -> SimpleNamespace:
         code = cli.main(list(words))
@@ -127,21 +125,12 @@ def test_run_passes_its_options_on(labs: Labs, tmp_path: Path) -> None:
     assert "without a parameter `device`, run as always: 22_image" in labs("run", "--device", "cpu").out
 
 
-COSTS = {
-    "reference": {"machine": "a machine", "probes": PROBES},
-    "quick": {"seconds": 15, "memory": 700, "kind": "stacked", "basis": "estimated"},
-    "runs": {
-        "21_fit": {
-            "d1-sinc": {"seconds": 90, "memory": 600, "kind": "dense", "basis": "measured"},
-            "d1-long": {"seconds": 7200, "memory": 600, "kind": "dense", "basis": "estimated", "how": "guess"},
-        }
-    },
-}
+COSTS = {"any": {"quick": [15, 700]}, "21_fit": {"d1-sinc": [90, 600], "d1-long": [7200, 600]}}
 
 
 @pytest.fixture
 def costly(labs: Labs, monkeypatch: pytest.MonkeyPatch) -> Labs:
-    """Two named runs with known costs, on a machine with two cores that is as fast as the reference machine."""
+    """Two named runs with known costs, on a machine with two cores."""
     labs.lab.name_runs({"21_fit": {"d1-sinc": {"n": 9}, "d1-long": {"n": 99}}})
     (labs.lab.project.notebooks / "costs.yaml").write_text(yaml.safe_dump(COSTS))
     monkeypatch.setattr(runner, "count_cores", lambda: 2)
@@ -153,11 +142,11 @@ def test_the_full_profile_goes_over_dask_the_longest_run_first(costly: Labs) -> 
     [call] = told.calls
     assert [run.label for run in call.runs] == ["21_fit:d1-long", "21_fit:d1-sinc"]
     assert (call.scheduler, call.jobs) == (None, 2)
-    assert told.out.splitlines()[1:4] == [
-        "21_fit:d1-long: started, 2 cells (about 1 h 58 min, all in about 1 h 58 min)",
+    assert told.out.splitlines()[1:3] == [
+        "21_fit:d1-long: started (about 1 h 58 min, all in about 1 h 58 min)",
         "21_fit:d1-long: tries once more: its worker is gone",
-        "21_fit:d1-long: cell 1/2 (1 min 1 s)",
     ]
+    assert told.out.splitlines()[3].startswith("21_fit:d1-long: done in 1 min 1 s (all in about ")
     assert told.out.splitlines()[-1] == "21_fit:d1-sinc: done in 1 min 1 s"
     [*_, call] = costly("run", "--profile", "full", "--jobs", "1").calls
     assert call.jobs == 1
@@ -180,23 +169,18 @@ def test_a_dry_run_says_what_runs_take_and_runs_nothing(costly: Labs) -> None:
     assert (told.code, told.calls) == (0, [])
     lines = told.out.splitlines()
     assert [line.split() for line in lines[1:3]] == [
-        ["21_fit:d1-sinc", "1", "min", "30", "s", "600", "MiB", "measured", "not", "run"],
+        ["21_fit:d1-sinc", "1", "min", "30", "s", "600", "MiB", "estimated", "not", "run"],
         ["21_fit:d1-long", "2", "h", "0", "min", "600", "MiB", "estimated", "not", "run"],
     ]
-    assert lines[4] == ("2 of 2 runs to do: 2 h 1 min of CPU time, 2 h 0 min with 2 at once (1 h 0 min to 4 h 0 min).")
-    assert "(a machine), times how much longer short probes" in told.out
-    assert "dense 1.00" in told.out
+    assert lines[4] == ("2 of 2 runs to do: 2 h 1 min of CPU time, 2 h 0 min with 2 at once (40 min 0 s to 6 h 0 min).")
     alone = costly("run", "--profile", "full", "--dry-run", "--jobs", "1").out
     assert "2 h 1 min with 1 at once" in alone
-    far = costly("run", "--profile", "full", "--dry-run", "--scheduler", "tcp://192.0.2.1:8786").out
-    assert "The workers may be faster or slower" in far
 
 
 def test_a_dry_run_takes_names_values_and_quick_runs(costly: Labs) -> None:
     assert "21_fit:d1-sinc-custom-" in costly("run", "21:d1-sinc", "-p", "n", "4", "--dry-run").out
     quick = costly("run", "--dry-run").out.splitlines()
     assert [line.split()[:3] for line in quick[1:3]] == [["21_fit:quick", "15.0", "s"], ["22_image:quick", "15.0", "s"]]
-    assert quick[-1] == "Times are for one thread each: of the run before, or typical ones of a quick run."
     (costly.lab.project.notebooks / "costs.yaml").unlink()
     unknown = costly("run", "--dry-run").out
     assert "unknown" in unknown
@@ -236,7 +220,7 @@ def test_in_a_terminal_the_time_left_is_shown(costly: Labs, monkeypatch: pytest.
         on_event(Event(runs[0], "again", note="its worker is gone"))
         return [Result(run, "done", run.folder(out)) for run in runs]
 
-    monkeypatch.setattr(cli, "_console", console)
+    monkeypatch.setattr(progress, "console", console)
     monkeypatch.setattr(cluster, "execute", execute)
     assert costly("run", "--profile", "full").code == 0
     lines = consoles[0].export_text().splitlines()
@@ -244,16 +228,12 @@ def test_in_a_terminal_the_time_left_is_shown(costly: Labs, monkeypatch: pytest.
     assert any("all runs" in line and "1 h 50 min left" in line for line in lines)
 
 
-def test_without_a_terminal_each_event_is_a_line(labs: Labs) -> None:
+def test_without_a_terminal_each_run_is_a_line(labs: Labs) -> None:
     labs.ends["22_image:quick"] = Failure("ValueError: no")
     assert labs("run").out.splitlines() == [
         "21_fit:quick: waits: another process is running it",
-        "21_fit:quick: started, 2 cells",
-        "21_fit:quick: cell 1/2 (1 min 1 s)",
         "21_fit:quick: done in 1 min 1 s",
         "22_image:quick: waits: another process is running it",
-        "22_image:quick: started, 2 cells",
-        "22_image:quick: cell 1/2 (1 min 1 s)",
         "22_image:quick: FAILED after 1 min 1 s",
     ]
 
@@ -265,7 +245,7 @@ def test_in_a_terminal_each_run_is_a_line(labs: Labs, monkeypatch: pytest.Monkey
         consoles.append(Console(force_terminal=True, width=100, color_system=None, record=True))
         return consoles[-1]
 
-    monkeypatch.setattr(cli, "_console", console)
+    monkeypatch.setattr(progress, "console", console)
     labs.ends["22_image:quick"] = Failure("ValueError: no")
     assert labs("run").code == 1
     lines = consoles[0].export_text().splitlines()
@@ -321,14 +301,32 @@ def test_a_folder_without_a_lab_is_a_mistake(labs: Labs, tmp_path: Path, monkeyp
     assert told.err.startswith("labs: no notebooks/runs.yaml in ")
 
 
-def test_a_full_disk_is_one_line(labs: Labs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(28, "make room there"), (30, "give yourself permission there"), (13, "permission"), (20, "move away the file")],
+)
+def test_a_folder_that_cannot_be_used_is_named_with_what_helps(
+    labs: Labs, monkeypatch, number: int, words: str
+) -> None:
     def execute(*arguments: object, **options: object) -> None:
-        raise OSError(28, "No space left on device", "results")
+        raise OSError(number, os.strerror(number), "some/results")
 
     monkeypatch.setattr(runner, "execute", execute)
     told = labs("run")
     assert told.code == 1
-    assert told.err == "labs: [Errno 28] No space left on device: 'results'\n"
+    assert told.err.startswith(f"labs: some/results: {os.strerror(number)}; what was finished stays")
+    assert words in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_results_that_are_a_file_are_named(labs: Labs, monkeypatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(labs.lab.root)
+    labs.lab.results.write_text("mine")
+    told = labs("run", "22")
+    assert (told.code, labs.lab.results.read_text()) == (1, "mine")
+    assert str(labs.lab.results) in told.err
+    assert "move away the file" in told.err
 
 
 def test_an_interruption_has_its_exit_code_and_signals_are_as_before(labs: Labs, monkeypatch) -> None:
@@ -406,6 +404,49 @@ def test_data_that_cannot_be_had_are_one_line(labs: Labs, monkeypatch, kind: typ
     assert told.code == 1
     assert told.err.startswith("labs: mnist: nothing there")
     assert "Traceback" not in told.err
+
+
+HEAVY = {"nbformat", "jsonschema", "torch", "numpy", "scipy", "pandas", "dask", "distributed", "papermill", "nbclient"}
+
+
+@pytest.mark.parametrize(
+    ("words", "also"),
+    [(["--help"], {"rich"}), (["list"], set()), (["run", "--help"], {"rich"})],
+)
+def test_the_command_starts_without_what_it_does_not_need(tiny_lab: TinyLab, words: list[str], also: set[str]) -> None:
+    tiny_lab.add("21_fit")
+    code = f"import sys; from labs.cli import main; code = main({words}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tiny_lab.root, capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert set(done.stderr.split()) & (HEAVY | also) == set()
+
+
+def test_completion_in_a_shell_knows_the_commands() -> None:
+    environment = {**os.environ, "_LABS_COMPLETE": "bash_complete", "COMP_WORDS": "labs r", "COMP_CWORD": "1"}
+    command = Path(sys.executable).with_name("labs")
+    done = subprocess.run([command], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["plain,release", "plain,run"]
+
+
+def test_odd_terminals(tiny_lab: TinyLab) -> None:
+    """A reader that has read enough, no Unicode and few columns, a closed output: no traceback, no noise."""
+    for number in range(3):
+        tiny_lab.add(f"2{number}_fit", text="# Größe\n\nDoes ∂f help?")
+    command = f"'{sys.executable}' -m labs.cli list"
+    poor = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "ascii",
+        "TERM": "dumb",
+        "COLUMNS": "20",
+    }
+    for line in (f"{command} | true", command, f"{command} >&-", f"{command} | head -1"):
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tiny_lab.root, env=poor, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), line
+    assert "fit" in done.stdout or "Notebook" in done.stdout
 
 
 def test_the_installed_command_is_this_one(tiny_lab: TinyLab) -> None:

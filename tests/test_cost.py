@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labs import cost, jupyter, runner
-from labs.cost import Costs, Entry, Estimate, Forecast
+from labs import cost, runner
+from labs.cost import Estimate, Forecast
 from labs.runner import Event, LabsError, Project
 from tests.conftest import ROOT, TinyLab
 
-PROBES = {"stacked": 0.4, "dense": 0.5, "convolution": 0.2, "float64": 0.1}
-ENTRY = {"seconds": 100, "memory": 600, "kind": "dense", "basis": "measured"}
-GOOD = {
-    "reference": {"machine": "a machine", "probes": PROBES},
-    "quick": {"seconds": 15, "memory": 700, "kind": "stacked", "basis": "estimated"},
-    "runs": {"21_fit": {"d1": ENTRY, "d2": ENTRY | {"kind": "convolution", "basis": "estimated", "how": "guess"}}},
-}
+GOOD = {"any": {"quick": [15, 700]}, "21_fit": {"d1": [100, 600], "d2": [50, 600]}}
 DURATIONS = st.lists(st.floats(0, 1e5), max_size=8)
 
 
@@ -43,113 +34,52 @@ def write(lab: TinyLab, costs: object) -> None:
 # --- What costs.yaml says ----------------------------------------------------------------------------------------
 
 
-def test_every_named_run_has_an_entry_and_none_is_left_over() -> None:
+def test_every_named_run_is_published_or_has_an_entry_and_none_is_left_over() -> None:
     notebooks = runner.load_notebooks(Project(ROOT))
-    named = {(notebook.name, run) for notebook in notebooks.values() for run in notebook.runs}
-    costs = cost.read_costs(Project(ROOT))
-    assert named - set(costs.runs) == set(), "add them to notebooks/costs.yaml (tools/measure_costs.py measures)"
-    assert set(costs.runs) - named == set(), "these runs are gone: take them out of notebooks/costs.yaml"
-    assert all(entry.how for entry in costs.runs.values() if entry.basis == "estimated")
-    assert set(costs.probes) == set(cost.KINDS)
-    assert all(seconds > 0 for seconds in costs.probes.values())
+    named = {f"{notebook.name}:{run}" for notebook in notebooks.values() for run in notebook.runs}
+    published = {f"{path.parts[-3]}:{path.parts[-2]}" for path in (ROOT / "book" / "results").glob("*/*/metrics.json")}
+    entries = set(cost.read_costs(Project(ROOT)))
+    assert named - entries - published == set(), "add them to notebooks/costs.yaml"
+    assert entries - {"any:quick"} - (named - published) == set(), "take these out of notebooks/costs.yaml"
 
 
-def test_costs_are_read(lab: TinyLab) -> None:
-    costs = cost.read_costs(lab.project)
-    assert (costs.machine, costs.probes, costs.quick.seconds) == ("a machine", PROBES, 15)
-    assert costs.runs["21_fit", "d1"] == Entry(100, 600, "dense", "measured")
-    assert costs.runs["21_fit", "d2"].how == "guess"
-    (lab.project.notebooks / "costs.yaml").unlink()
-    assert cost.read_costs(lab.project) == Costs()
-
-
-@pytest.mark.parametrize(
-    ("costs", "message"),
-    [
-        ({**GOOD, "runs": {"21_fit": {"d1": ENTRY | {"kind": "deep"}}}}, "21_fit:d1: kind 'deep' is none of stacked, "),
-        ({**GOOD, "runs": {"21_fit": {"d1": ENTRY | {"basis": "guessed"}}}}, "'guessed' is neither measured nor"),
-        ({**GOOD, "runs": {"21_fit": {"d1": ENTRY | {"seconds": 0}}}}, "seconds 0 and memory 600 must be positive"),
-        ({**GOOD, "runs": {"21_fit": {"d1": ENTRY | {"hours": 1}}}}, "hours"),
-        ({**GOOD, "runs": {"21_fit": ["d1"]}}, "AttributeError"),
-        ({**GOOD, "reference": {"machine": "", "probes": {"dense": 1}}}, "KeyError: 'stacked'"),
-        ([], "TypeError"),
-        (None, "TypeError"),
-    ],
-)
-def test_mistakes_in_costs_yaml_are_named(lab: TinyLab, costs: object, message: str) -> None:
+@pytest.mark.parametrize("costs", [{"21_fit": {"d1": 3}}, {"21_fit": {"d1": ["long", 1]}}, {"21_fit": ["d1"]}, ["d1"]])
+def test_mistakes_in_costs_yaml_are_named(lab: TinyLab, costs: object) -> None:
     write(lab, costs)
-    with pytest.raises(LabsError, match=rf"costs\.yaml: .*{message}"):
+    with pytest.raises(LabsError, match=r"costs\.yaml: expected {notebook: {run: \[seconds, MiB\]}}: \S"):
         cost.read_costs(lab.project)
-
-
-def test_a_file_that_is_not_yaml_is_named(lab: TinyLab) -> None:
     (lab.project.notebooks / "costs.yaml").write_text("runs: {")
-    with pytest.raises(LabsError, match=r"costs\.yaml: ParserError"):
+    with pytest.raises(LabsError, match=r"costs\.yaml: expected"):
         cost.read_costs(lab.project)
 
 
-# --- What a run takes here ---------------------------------------------------------------------------------------
+# --- What a run takes --------------------------------------------------------------------------------------------
 
 
-def test_time_is_that_of_the_reference_machine_times_what_probes_say(lab: TinyLab) -> None:
-    costs = cost.read_costs(lab.project)
-    slowness = {"dense": 2.0, "stacked": 3.0}
-    notebooks = lab.load()
+def test_a_time_is_of_this_machine_else_published_else_estimated(lab: TinyLab) -> None:
+    def estimate(name: str, **values: object) -> Estimate:
+        run = runner.select(lab.load(), [name], overrides=values)[0]
+        return cost.estimates(lab.project, [run], lab.results)[run.label]
 
-    def estimate(name: str, before: float | None = None, **values: object) -> Estimate:
-        return cost.estimate(costs, runner.select(notebooks, [name], overrides=values)[0], slowness, before)
-
-    assert estimate("21:d1") == Estimate(200, 600, "measured")
-    assert estimate("21:d2") == Estimate(100, 600, "estimated")  # no probe of its kind
+    assert estimate("21:quick") == Estimate(15, 700, "estimated")
+    assert estimate("21:d1") == Estimate(100, 600, "estimated")
     assert estimate("21:d3") == Estimate(None, cost.MEMORY_OF_UNKNOWN, "unknown")
-    assert estimate("21:quick") == Estimate(45, 700, "typical")
-    assert estimate("21:quick", before=12) == Estimate(12, 700, "run before")
-    assert estimate("21:d1", n=7) == Estimate(200, 600, "as d1")
-    assert estimate("21:quick", before=12, n=7) == Estimate(45, 700, "as quick")
-    spreads = [estimate(name).spread for name in ("21:d1", "21:d2", "21:d3")]
-    assert spreads == [1.5, 2.0, 1.0]
-    assert estimate("21:d1", n=7).spread == 4.0
-
-
-def test_only_named_runs_need_a_calibration(lab: TinyLab, monkeypatch) -> None:
-    monkeypatch.setattr(cost, "calibrate", lambda: {kind: 2 * seconds for kind, seconds in PROBES.items()})
-    found, slowness = cost.estimates(lab.project, [lab.run("21:d1"), lab.run("21")], lab.results)
-    assert slowness == dict.fromkeys(PROBES, 2.0)
-    assert [one.seconds for one in found.values()] == [200, 30]
-    monkeypatch.setattr(cost, "calibrate", lambda: pytest.fail("calibrated"))
-    found, slowness = cost.estimates(lab.project, [lab.run("21"), lab.run("21:d3")], lab.results)
-    assert ([one.seconds for one in found.values()], slowness) == ([15, None], {})
-    found, _ = cost.estimates(lab.project, [lab.run("21:d1")], lab.results, calibrated=False)
-    assert found["21_fit:d1"].seconds == 100
-
-
-def test_the_time_of_a_quick_run_before_counts(lab: TinyLab) -> None:
-    folder = lab.results / "21_fit" / "quick"
+    assert estimate("21:d1", n=7) == Estimate(100, 600, "as d1")
+    for name, took in (("d1", {"wall_seconds": 40}), ("d3", {"wall_seconds": 40, "peak_memory_mib": 300})):
+        folder = lab.root / "book" / "results" / "21_fit" / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"time": took, "provenance": {"threads": 2}}))
+    assert estimate("21:d1") == Estimate(80, 600, "published")
+    assert estimate("21:d3") == Estimate(80, 300, "published")
+    folder = lab.results / "21_fit" / "d1"
     folder.mkdir(parents=True)
     record = {"status": "done", "stamp": {}, "data": [], "files": [], "parameters": {}, "seconds": 7.5, "error": None}
     (folder / "run.json").write_text(json.dumps(record))
-    found, _ = cost.estimates(lab.project, [lab.run("21")], lab.results)
-    assert found["21_fit:quick"] == Estimate(7.5, 700, "run before")
-
-
-def test_probes_are_timed_with_one_thread() -> None:
-    found = cost.measure_probes(repeats=1)
-    assert tuple(found) == cost.KINDS
-    assert all(seconds > 0 for seconds in found.values())
-
-
-def test_the_calibration_runs_in_a_process_of_its_own(monkeypatch) -> None:
-    def run(command, env, **options):
-        assert command[-2:] == ["-m", "labs.cost"]
-        assert {env[name] for name in jupyter.THREAD_VARIABLES} == {"1"}
-        return subprocess.CompletedProcess(command, code, json.dumps(PROBES), "Traceback\nImportError: no torch\n")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    code = 0
-    assert cost.calibrate() == PROBES
-    code = 1
-    with pytest.raises(LabsError, match="calibration failed: ImportError: no torch"):
-        cost.calibrate()
+    assert estimate("21:d1") == Estimate(7.5, 600, "run before")
+    assert [estimate(name).spread for name in ("21:d1", "21:d3", "21:d2", "21:quick")] == [1.5, 2.0, 3.0, 3.0]
+    assert estimate("21:d2", n=7).spread == 4.0
+    (lab.project.notebooks / "costs.yaml").unlink()
+    assert estimate("21:d2").spread == 1.0
 
 
 # --- How many at once, and when all are done ---------------------------------------------------------------------
@@ -236,10 +166,3 @@ def test_as_many_slots_as_are_seen_at_work(lab: TinyLab) -> None:
     forecast.hear(Event(runs[0], "started"))
     forecast.hear(Event(runs[1], "started"))
     assert forecast.total_left() == 20
-
-
-def test_the_measuring_tool_shows_its_help(tmp_path: Path) -> None:
-
-    tool = ROOT / "tools" / "measure_costs.py"
-    done = subprocess.run([sys.executable, tool, "--help"], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert "costs.yaml" in done.stdout

@@ -40,7 +40,20 @@ SCIENCE = (
     "record",
     "exercise",
 )
-COMMAND = ("freshness", "jupyter", "runner", "cost", "cluster", "pages", "release", "site", "publish", "doctor", "cli")
+COMMAND = (
+    "freshness",
+    "jupyter",
+    "runner",
+    "cost",
+    "cluster",
+    "pages",
+    "release",
+    "site",
+    "publish",
+    "doctor",
+    "progress",
+    "cli",
+)
 ORDER = (*(f"labutils.{name}" for name in SCIENCE), *(f"labs.{name}" for name in COMMAND))
 each_module = pytest.mark.parametrize("name", ORDER)
 
