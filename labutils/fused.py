@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 _LARGEST = 2**14  # weights of a layer; beyond, the matrix products of a BLAS library are faster
-_CACHE = 256 << 10  # bytes of a block's numbers: half of a common second-level cache
+_CACHE = 512 << 10  # bytes of a block's numbers: a common second-level cache
 _BLOCK = 320  # examples; longer blocks gain nothing
 # PyTorch's time on one core, about: so much a step, and a nanosecond for each parameter and example. The pass takes a
 # tenth to a third of it, so that in trainings longer than this, compiling (5 seconds) and loading numba (1) is repaid.
