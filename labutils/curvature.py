@@ -522,18 +522,10 @@ def minimize_gradient(
     at = checkpoints.Values(step=0, norms=torch.empty(len(models), steps + 1, dtype=torch.float64))
 
     def settings() -> dict[str, Any]:
-        leaves, values, gradients = started
-        return {
-            "computation": "curvature.minimize_gradient",
-            "networks": repr(models[0]),
-            "initial_weights": leaves,
-            # A function has no bytes to compare, so its values and gradients stand for it and for its data.
-            "loss": [loss, values, gradients],
-            "trainable": family.trainable,
-            "steps": steps,
-            "lr": lr,
-            "tolerance": tolerance,
-        }
+        how = {"steps": steps, "lr": lr, "tolerance": tolerance, "trainable": family.trainable}
+        # A function has no bytes to compare, so its values and gradients stand for it and for its data.
+        what = {"networks": repr(models[0]), "initial_weights": started[0], "loss": [loss, *started[1:]]}
+        return {"computation": "curvature.minimize_gradient"} | how | what
 
     state = {"at": at, "parameters": kept, "optimizer": optimizer, "schedule": schedule}
     with checkpoints.bind(checkpoint, state, settings) as saved:
@@ -619,17 +611,9 @@ def levenberg_marquardt(
     at.mu = damping * largest
 
     def settings() -> dict[str, Any]:
-        return {
-            "computation": "curvature.levenberg_marquardt",
-            "networks": repr(models[0]),
-            "initial_weights": weights,
-            "buffers": family.buffers,
-            "trainable": family.trainable,
-            "data": [x, y],
-            "steps": steps,
-            "damping": damping,
-            "tolerance": tolerance,
-        }
+        how = {"steps": steps, "damping": damping, "tolerance": tolerance, "trainable": family.trainable}
+        what = {"networks": repr(models[0]), "initial_weights": weights, "buffers": family.buffers, "data": [x, y]}
+        return {"computation": "curvature.levenberg_marquardt"} | how | what
 
     with checkpoints.bind(checkpoint, {"at": at}, settings) as saved:
         for step in range(at.step, steps + 1):
@@ -675,6 +659,9 @@ class _Family:
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         check_same(networks)
+        settings = [[_settings(layer) for layer in network.modules()] for network in networks]
+        if any(each != settings[0] for each in settings):  # one network computes for all
+            raise ValueError("networks whose layers have other settings (attributes) must be taken one by one")
         self.networks, model = list(networks), _Applied(copy.deepcopy(networks[0]).eval())
         self.parameters, self.buffers = (
             [torch.stack([t.detach() for t in each]) for each in zip(*groups, strict=True)]
@@ -735,12 +722,12 @@ class _Family:
     def jacobian(self, weights: Tensor, x: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
         """Return the derivatives (k, N · outputs, P) of the outputs by weights (K, P), for chosen networks."""
 
-        def outputs(parameters: list[Tensor], buffers: list[Tensor], example: Tensor) -> Tensor:
+        def outputs(flat: Tensor, buffers: list[Tensor], example: Tensor) -> Tensor:
+            parameters = [p[0] for p in self.unflatten(flat.unsqueeze(0))]
             return self.apply(lambda network: network(example.unsqueeze(0)).flatten(), parameters, buffers)
 
         each = vmap(vmap(jacrev(outputs), (None, None, 0)), (0, 0, None))
-        parts = each(self.unflatten(weights[chosen]), [b[chosen] for b in self.buffers], x)
-        return torch.cat([part.reshape(*part.shape[:3], -1) for part in parts], dim=3).flatten(1, 2)
+        return each(weights[chosen], [b[chosen] for b in self.buffers], x).flatten(1, 2)
 
     def write_back(self, parameters: Sequence[Tensor]) -> None:
         """Copy parameters (K, ...) into the networks."""
@@ -748,6 +735,11 @@ class _Family:
             for k, network in enumerate(self.networks):
                 for p, new in zip(network.parameters(), parameters, strict=True):
                     p.copy_(new[k])
+
+
+def _settings(layer: nn.Module) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(layer).items() if isinstance(value, bool | int | float | str)}
+    return plain | {"training": None}
 
 
 def _leaves(tensor: Tensor) -> set[int]:

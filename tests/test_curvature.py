@@ -610,6 +610,17 @@ def test_a_network_rests_at_its_tolerance_while_others_move(method: str) -> None
     assert np.allclose(norms[0], norms[0, 0], rtol=1e-9)
 
 
+class Powered(nn.Linear):
+    """A layer whose setting its name does not show."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__(3, 2, dtype=torch.float64)
+        self.power = power
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) ** self.power
+
+
 X, Y = points()
 LINE = models.mlp((3, 2)).double()
 
@@ -631,6 +642,7 @@ def squared(network: nn.Module) -> Tensor:
         (lambda: curvature.hessian(squared, [LINE, models.mlp((3, 1)).double()]), r"models\[1\] differs"),
         (lambda: curvature.hessian(squared, [models.mlp((3, 4, 2), a).double() for a in ("relu", "tanh")]), "differs"),
         (lambda: curvature.gauss_newton([LINE, models.mlp((3, 1)).double()], X), r"models\[1\] differs"),
+        (lambda: curvature.hessian(squared, [Powered(2), Powered(3)]), "must be taken one by one"),
         (lambda: curvature.hessian(squared, []), "no models"),
         (lambda: curvature.sensitivity(LINE, X, Y, of="weights"), "of = 'weights'"),
         (lambda: curvature.sensitivity(LINE, X, Y[:3]), "20 examples and 3 labels"),
