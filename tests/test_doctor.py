@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import distributed.system
 import jupyter_client.manager
 import numpy as np
 import psutil
@@ -58,12 +57,8 @@ def test_this_installation_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     findings = list(doctor.examine())
     # The machine may be small or without real data: warnings. All else has to be right for the tests to mean anything.
-    assert [f for f in findings if f.status == "failure"] == []
-    assert {"Python", "packages", "labutils", "kernel", "notebooks", "data", "torchvision", "processor", "memory",
-            "disk", "results", "GPU", "Chromium", "nbgrader"} == {f.check for f in findings}  # fmt: skip
-    [kernel] = [f for f in findings if f.check == "kernel"]
-    assert kernel.status == "ok"
-    assert "imports labutils" in kernel.message
+    assert [finding for finding in findings if finding.status == "failure"] == []
+    assert {"packages", "kernel", "notebooks", "data", "memory", "disk", "GPU"} == {one.check for one in findings}
 
 
 @pytest.fixture
@@ -94,16 +89,16 @@ def test_lines_and_exit_code(told) -> None:
     result = told(OK, WARNING)
     assert result.code == 0
     assert result.out.splitlines() == [
-        "✔ ok       disk         9 GiB free",
-        "! warning  data         mnist not there",
-        "                        → labs data mnist",
+        "ok       disk         9 GiB free",
+        "warning  data         mnist not there",
+        "                      → labs data mnist",
         "",
-        "ready (1 warning, 1 ok)",
+        "ready (1 ok, 1 warning)",
     ]
     result = told(OK, WARNING, FAILURE, FAILURE)
     assert result.code == 1
-    assert "✘ failure  kernel       it does not start\n                        → install it" in result.out
-    assert result.out.endswith("not ready: see the remedies above (2 failures, 1 warning, 1 ok)\n")
+    assert "failure  kernel       it does not start\n                      → install it" in result.out
+    assert result.out.endswith("not ready: see the remedies above (1 ok, 1 warning, 2 failure)\n")
 
 
 def test_json(told) -> None:
@@ -129,50 +124,50 @@ def test_a_failure_needs_a_remedy() -> None:
         Finding("disk", "failure", "full")
 
 
-def test_long_lines_are_wrapped_under_their_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "70")
-    lines = doctor._lines(Finding("data", "warning", "word " * 30, "/a/very/long/path " * 5)).splitlines()
-    assert len(lines) > 3
-    assert max(map(len, lines)) <= 70
-    assert all(line.startswith(" " * 24) for line in lines[1:])
-
-
 def test_outside_a_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "PACKAGE", tmp_path / "elsewhere" / "labutils")
-    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name] for name in ("notebooks", "results", "disk")})
+    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name] for name in ("notebooks", "disk")})
     first, *others = doctor.examine(tmp_path)
     fails(first, "no notebooks/runs.yaml")
     assert {finding.status for finding in others} <= {"ok"}
 
 
-def test_it_still_answers_where_packages_are_missing() -> None:
-    """`labs` needs click; `python -m labs.doctor` must say so, rather than end with a traceback."""
-    hide = (
-        "import sys, importlib.metadata as m, runpy\n"
-        "for name in ('click', 'psutil', 'torch', 'nbformat', 'jupyter_client', 'yaml'): sys.modules[name] = None\n"
-        "real = m.version\n"
-        "def version(name):\n"
-        "    if name in ('click', 'psutil'): raise m.PackageNotFoundError(name)\n"
-        "    return real(name)\n"
-        "m.version = version\n"
-        "sys.argv = ['doctor', '--json']\n"
-        "runpy.run_module('labs.doctor', run_name='__main__')\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, cwd=ROOT)
+BROKEN = (
+    "import sys, runpy\n"
+    "class Broken:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name in {names}: raise {error}\n"
+    "sys.meta_path.insert(0, Broken())\n"
+    "sys.argv = ['doctor', '--json']\n"
+    "runpy.run_module('labs.doctor', run_name='__main__')\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("ModuleNotFoundError(name)", "ModuleNotFoundError"),
+        ("RuntimeError('operator does not exist')", "operator does"),
+    ],
+)
+def test_it_still_answers_where_packages_are_missing_or_broken(error: str, words: str) -> None:
+    """`labs` needs these; `python -m labs.doctor` must say so, rather than end with a traceback."""
+    code = BROKEN.format(names=("yaml", "psutil", "torch", "jupyter_client"), error=error)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (1, "")
-    failures = [f for f in json.loads(ended.stdout)["findings"] if f["status"] == "failure"]
-    packages = [f["message"].split()[0] for f in failures if f["check"] == "packages"]
-    assert packages == ["click", "psutil"]
-    assert {"kernel", "memory", "torchvision"} <= {f["check"] for f in failures}
+    failures = {
+        one["check"]: one["message"] for one in json.loads(ended.stdout)["findings"] if one["status"] == "failure"
+    }
+    assert {"labs", "kernel", "memory", "torchvision", "data"} <= set(failures)
+    assert words in failures["labs"]
 
 
 # --- Python and packages -----------------------------------------------------------------------------------------
 
 
 def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert only("Python").status == "ok"
     monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.10.14")
-    fails(only("Python"), "3.10.14", ">=3.11")
+    fails(found("packages")[0], "3.10.14", ">=3.11")
 
 
 @pytest.mark.parametrize(
@@ -195,11 +190,9 @@ def test_packages(monkeypatch: pytest.MonkeyPatch, version: str | None, message:
     assert "constraints.txt" in finding.remedy
 
 
-def test_packages_other_than_the_pinned_ones_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pinned = doctor._pinned(ROOT / "constraints.txt")
-    assert pinned["torch"] == "2.13.0"
-    assert {"pre-commit", "pyyaml"} <= set(pinned)  # named as pip compares them
-    monkeypatch.setattr(doctor, "_pinned", lambda file: {"numpy": "2.0.1"})
+def test_packages_other_than_the_pinned_ones_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._pinned()["torch"] == "2.13.0"
+    monkeypatch.setattr(doctor, "_pinned", lambda: {"numpy": "2.0.1"})
     finding = only("packages")
     assert finding.status == "ok"
     assert f"numpy {metadata.version('numpy')} (2.0.1)" in finding.message
@@ -210,16 +203,14 @@ def test_without_a_checkout_the_metadata_decide(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "labutils")
     declared = doctor._declared()
     assert declared["requires-python"] == ">=3.11"
-    names = {requirement.name for requirement in doctor._requirements()}
-    assert {"torch", "papermill"} <= names
-    assert not {"pytest", "nbgrader"} & names  # of extras
-    assert found("optional")  # without knowing the range
+    assert any(line.startswith("torch") for line in declared["dependencies"])
+    assert not any(line.startswith("pytest") for line in declared["dependencies"])
 
 
 def test_another_checkout(lab: TinyLab) -> None:
-    assert only("labutils", lab).status == "ok"  # a released lab has no module of its own
+    assert only("packages", lab).status == "ok"  # a released lab has no module of its own
     (lab.root / "labutils").mkdir()
-    fails(only("labutils", lab), str(lab.root), str(doctor.PACKAGE))
+    fails(found("packages", lab)[-1], str(lab.root), str(doctor.PACKAGE))
 
 
 # --- Jupyter -----------------------------------------------------------------------------------------------------
@@ -322,15 +313,6 @@ def test_data_without_permission(lab: TinyLab, monkeypatch: pytest.MonkeyPatch) 
     fails(finding, "mnist.npz cannot be read", "Permission denied")
 
 
-def test_broken_embedded_data(lab: TinyLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken():
-        raise RuntimeError("scikit-learn's file is gone")
-
-    monkeypatch.setitem(data._EMBEDDED, "digits", broken)
-    monkeypatch.setattr(doctor, "CHECKS", {"data": doctor.CHECKS["data"]})
-    fails(list(doctor.examine())[-1], "scikit-learn's file is gone")
-
-
 def test_a_data_folder_that_is_none(lab: TinyLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABUTILS_DATA", str(lab.root / "typo"))
     first = found("data", lab)[0]
@@ -340,33 +322,13 @@ def test_a_data_folder_that_is_none(lab: TinyLab, monkeypatch: pytest.MonkeyPatc
 
 
 def test_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert only("torchvision").status == "ok"
+    assert found("torchvision") == []
 
     def broken():
         raise ImportError("undefined symbol: _ZN5torch3jit17parseSchemaOrNameE")
 
     monkeypatch.setattr(data, "_torchvision_datasets", broken)
     fails(only("torchvision"), "undefined symbol")
-
-
-@pytest.mark.parametrize(
-    ("nms", "words"),
-    [
-        (lambda *_: torch.tensor([0]), "with its compiled operators"),
-        ((NotImplementedError, "Could not run"), "without its compiled operators"),
-        ((RuntimeError, "no operator nms"), "without its compiled operators"),
-    ],
-)
-def test_torchvision_operators(monkeypatch: pytest.MonkeyPatch, nms, words: str) -> None:
-    def fail(*_):
-        raise nms[0](nms[1])
-
-    monkeypatch.setattr(data, "_torchvision_datasets", lambda: None)
-    namespace = SimpleNamespace(nms=nms if callable(nms) else fail)
-    monkeypatch.setattr(torch, "ops", SimpleNamespace(torchvision=namespace))
-    finding = only("torchvision")
-    assert finding.status == "ok"
-    assert words in finding.message
 
 
 # --- The machine -------------------------------------------------------------------------------------------------
@@ -381,63 +343,25 @@ def test_disk(lab: TinyLab, monkeypatch: pytest.MonkeyPatch, gib: float, status:
         return SimpleNamespace(free=gib * GIB)
 
     monkeypatch.setattr(psutil, "disk_usage", disk_usage)
-    results, images = found("disk", lab)
+    images, results = found("disk", lab)
     assert [results.status, images.status] == [status, status]
-    assert asked == [str(lab.root), str(lab.root / "data")]  # results/ is not there yet
+    assert asked == [str(lab.root / "data"), str(lab.root)]  # results/ is not there yet
     if status != "ok":
         assert f"{gib:.1f} GiB free" in results.message
         assert "--out DIR" in results.remedy
         assert "LABUTILS_DATA" in images.remedy
 
 
-Memory = namedtuple("Memory", "total available")
-
-
 @pytest.mark.parametrize(
-    ("free", "groups", "status"),
-    [
-        (8, {}, "ok"),
-        (1.5, {}, "warning"),
-        (0.5, {}, "failure"),
-        (8, {"memory.max": [2 * GIB], "memory.current": [int(0.7 * GIB)]}, "warning"),
-        (8, {"memory.max": [2 * GIB], "memory.current": [int(1.5 * GIB)]}, "failure"),
-        (8, {"memory.max": [4 * GIB]}, "ok"),
-        (8, {"memory.max": [32 * GIB]}, "ok"),
-    ],
+    ("free", "limit", "status"), [(8, 16, "ok"), (1.5, 16, "warning"), (0.5, 16, "failure"), (8, 1.5, "warning")]
 )
-def test_memory(monkeypatch: pytest.MonkeyPatch, free: float, groups: dict, status: str) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(16 * GIB, free * GIB))
-    monkeypatch.setattr(doctor, "_control_group", groups.get)
-    monkeypatch.setattr(doctor, "_cores", lambda: 4)
+def test_memory(monkeypatch: pytest.MonkeyPatch, free: float, limit: float, status: str) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
+    monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", limit * GIB)
+    monkeypatch.setattr(runner, "count_cores", lambda: 4)
     finding = only("memory")
     assert finding.status == status
-    if status != "ok":
-        assert "--jobs 1" in finding.remedy
-
-
-def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_cores", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert only("processor") == Finding("processor", "ok", "2 cores to use, torch computes with 2 threads")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    finding = only("processor")
-    assert finding.status == "warning"
-    assert "OMP_NUM_THREADS=2" in finding.remedy
-
-
-def test_cores_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    for quota, cores in ((None, 8), ([200_000, 100_000], 2), ([50_000, 100_000], 1), ([1_600_000, 100_000], 8)):
-        monkeypatch.setattr(doctor, "_control_group", {"cpu.max": quota}.get)
-        assert doctor._cores() == cores
-
-
-def test_limits_of_a_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "Path", lambda *parts: tmp_path / parts[-1])
-    assert doctor._control_group("memory.max") is None
-    for text, numbers in (("max\n", None), ("max 100000\n", None), ("150000 100000\n", [150_000, 100_000])):
-        (tmp_path / "cpu.max").write_text(text)
-        assert doctor._control_group("cpu.max") == numbers
+    assert status == "ok" or "--jobs 1" in finding.remedy
 
 
 def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,27 +387,9 @@ def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_results_that_cannot_be_written(lab: TinyLab) -> None:
-    assert only("results", lab).status == "ok"
+    assert [one.status for one in found("disk", lab)] == ["ok", "ok"]
     assert not lab.results.exists()  # it looks, and leaves nothing behind
     lab.results.write_text("a file where the folder should be")
-    finding = only("results", lab)
+    finding = found("disk", lab)[-1]
     fails(finding, str(lab.results), "cannot be written")
     assert "--out DIR" in finding.remedy
-
-
-def test_optional_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    browser, nbgrader = found("optional")
-    assert (browser.status, browser.remedy) == ("ok", "optional: install your system's package chromium")
-    assert nbgrader.check == "nbgrader"
-    for version, status in ((None, "ok"), ("0.8.1", "warning"), ("0.9.6", "ok")):
-
-        def pretended(name: str, version: str | None = version) -> str:
-            if version is None:
-                raise metadata.PackageNotFoundError(name)
-            return version
-
-        monkeypatch.setattr(doctor.metadata, "version", pretended)
-        finding = found("optional")[1]
-        assert finding.status == status
-        assert ("[teach]" in finding.remedy) == (version != "0.9.6")
