@@ -403,7 +403,7 @@ class _Plan:
 
     todo: list[Run]
     estimates: dict[str, Estimate]
-    checkpoints: dict[str, freshness.Checkpoint | None]
+    checkpoints: dict[str, freshness.Kept | None]
     jobs: int
 
 
@@ -415,7 +415,7 @@ def _plan(
     todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
     estimates = cost.estimates(project, runs, out)
     todo.sort(key=lambda run: -(estimates[run.label].seconds or 0.0))
-    checkpoints = {run.label: None if force else freshness.checkpoint(project, run, out) for run in todo}
+    checkpoints = {run.label: None if force else freshness.kept(run, out) for run in todo}
     needs = [estimates[run.label].memory for run in todo]
     jobs = (jobs or len(todo) or 1) if scheduler else cost.room(needs, jobs)
     return _Plan(todo, estimates, checkpoints, jobs)
@@ -440,9 +440,7 @@ def _show_costs(
         if run not in plan.todo:
             state = "[green]up to date[/]"
         elif kept := plan.checkpoints[run.label]:
-            state = f"checkpoint of {datetime.fromtimestamp(kept.saved or 0):%Y-%m-%d %H:%M}"
-            if kept.changed:
-                state = f"[bold red]{state} of another state of {', '.join(kept.changed)}[/]"
+            state = f"checkpoint of {datetime.fromtimestamp(kept.saved):%Y-%m-%d %H:%M}"
         else:
             state = freshness.status(project, run, out).state
         seconds = "unknown" if estimate.seconds is None else progress.duration(estimate.seconds)

@@ -2,7 +2,7 @@
 
 A worker gets a notebook's bytes and parameters, executes it in a folder of its own with one thread, and sends the
 folder back as bytes: it needs labutils, but no disk in common with the caller. Where it does see the folder of the
-run's checkpoints, it keeps them there; else on its own machine, until the run is done.
+run's checkpoints, it keeps them there; else on its own machine.
 
 What happens to a run on the way: a worker that dies loses it, and Dask gives it to another one; a run that has failed
 goes to a worker once more. After the second time it counts as failed. Ctrl-C, or the end of the caller in any other
@@ -27,7 +27,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from labutils import identity
 ELSEWHERE = "elsewhere.txt"  # says on which machines a run's checkpoints lie
 SECONDS_TO_CONNECT = 8.0
 SECONDS_WITHOUT_WORKERS = 300.0
-SECONDS_TO_KEEP = 30 * 24 * 3600.0  # checkpoints on a worker's machine whose caller has not come back
+SECONDS_TO_KEEP = freshness.DAYS_KEPT * 86400.0  # checkpoints on a worker's machine that nobody uses
 # What a worker process knows that a notebook's kernel must not: sweeps inside it would go back to the scheduler that it
 # came from, and an allocator that returns memory at once makes trainings slower.
 _NOT_INHERITED = ("LABUTILS_SCHEDULER", "MALLOC_TRIM_THRESHOLD_")
@@ -147,7 +147,7 @@ class _Worker(_WithoutPage, Worker):
 
 def _identity() -> dict[str, str]:
     """What must be the same here and at a worker for their results to be the same; the code is that of the files."""
-    return identity.versions() | {"labutils": freshness.hash_code(PACKAGE)}
+    return identity.of_this_process(*map(identity.Package.read, (PACKAGE, Path(__file__).parent)))
 
 
 def _remedy(where: str, differences: Sequence[str], scheduler: object) -> LabsError:
@@ -287,7 +287,7 @@ async def _perform(job: Job, caller: dict[str, str], topic: str, ticket: str) ->
         task = worker.state.tasks.get(ticket)
         return task is not None and task.state in ("executing", "long-running")
 
-    checkpoints, own = _checkpoints_here(job)
+    began, (checkpoints, own) = time.time_ns(), _checkpoints_here(job)
     say({"kind": "begun", "own": f"{platform.node()}:{own}" if own else ""})
     if differences := identity.differences(caller, _identity()):  # of a worker that came later
         error = _remedy(f"worker {worker.address}", differences, worker.scheduler.address)
@@ -311,7 +311,7 @@ async def _perform(job: Job, caller: dict[str, str], topic: str, ticket: str) ->
             say({"kind": "failed", "error": outcome.failure.error})
             raise FailedRun(outcome, _pack(folder))
         if own:
-            shutil.rmtree(own, ignore_errors=True)
+            freshness.drop_unused(own, began)
         return outcome, _pack(folder)
 
 
@@ -343,6 +343,7 @@ def _checkpoints_here(job: Job) -> tuple[Path | None, Path | None]:
     own.mkdir(parents=True, exist_ok=True)
     os.utime(own)
     for old in folders.iterdir():
-        if time.time() - old.stat().st_mtime > SECONDS_TO_KEEP:
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another worker tidies up, too
+            if time.time() - old.stat().st_mtime > SECONDS_TO_KEEP:
+                shutil.rmtree(old, ignore_errors=True)
     return own, own

@@ -1,19 +1,37 @@
-"""Tells whether a result, or what an unfinished run left, belongs to the present code, parameters, versions and data.
+"""Tells whether a result belongs to the present code, parameters, versions and data; keeps results and checkpoints.
 
-A result is stamped, when it is made, with what it depends on; `status` compares the stamp with what is there now.
+A result is stamped, when it is made, with what it depends on; `status` compares the stamp with what is there now. It
+depends on its parameters, its data, the versions of the packages, the device where one is asked for, the notebook's
+code cells, and the code of labutils that these cells reach (see `labutils.identity`), all code without comments and
+docstrings. Exercises do not count, unless a later cell uses what they define.
+
+Checkpoints (see `labutils.checkpoint`) are bound to what their training reads, not to the notebook: they stay in a
+hidden folder beside the result when a run is done, so that a run that is repeated for another figure trains nothing
+again. A run that is done keeps those alone that it used, at most `LARGEST_KEPT` bytes of them, for `DAYS_KEPT` days.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import functools
 import hashlib
 import json
 import os
-import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import metadata
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import filelock
+
+import labutils
+from labutils import identity
+from labutils.files import hash_file, write_atomically
 
 if TYPE_CHECKING:  # runner imports this module
     from labs.runner import Project, Run
@@ -21,9 +39,9 @@ if TYPE_CHECKING:  # runner imports this module
 QUICK = "quick"
 CHECKPOINTS = ".checkpoints"
 MADE_BY = "made_by.json"
-
-
-# --- Is a result fresh? ------------------------------------------------------------------------------------------
+LARGEST_KEPT = 2**30
+DAYS_KEPT = 30
+_NAMED = 2  # parts of labutils that a stale result is told to miss by name
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,8 @@ class Status:
 
     Attributes:
         state: ``done`` only where the result belongs to the present code, parameters and data.
-        changed: for ``stale``: what changed since.
+        changed: for ``stale``: what changed since: "code …" with the names of what changed in labutils, "notebook",
+            "parameters", "versions", "device", "data …" and "result …" with the names of files.
         seconds: how long the run took; None where there is no result.
         failure: for ``failed``.
     """
@@ -66,19 +85,178 @@ def status(project: Project, run: Run, out: Path) -> Status:
     """Compare a run's result with the present code, notebook, parameters, library versions and data.
 
     Args:
+        run: the run; if it names a device, a result from another one is stale.
         out: the folder of the results.
     """
     folder = run.folder(out)
+    restore(folder)
     record = read_record(folder)
     if record is None:
         return Status("not run")
     if record["status"] == "failed":
         return Status("failed", seconds=record["seconds"], failure=Failure(**record["error"]))
-    now = stamp(project, run)
-    changed = [key for key, value in now.items() if record["stamp"].get(key) != value]
+    before, now = record["stamp"], _outside(project, run)
+    if before.get("sources") != now["sources"]:
+        now |= _inside(project, run)
+    changed = _changed_code(before.get("code"), now["code"]) if "code" in now else []
+    changed += [key for key in ("notebook", "parameters", "versions") if key in now and before.get(key) != now[key]]
+    if before.get("device") != now["device"] and (run.device or not record.get("device")):
+        changed.append("device")
     changed += [f"data {Path(item['file']).name}" for item in record["data"] if not _same_data(item)]
     changed += [f"result {name}" for name in record["files"] if not (folder / name).is_file()]
     return Status("stale" if changed else "done", tuple(changed), record["seconds"])
+
+
+# --- What a result depends on ------------------------------------------------------------------------------------
+
+
+def stamp(project: Project, run: Run) -> dict[str, Any]:
+    """Return what a result that is made now depends on, by name."""
+    return _outside(project, run) | _inside(project, run)
+
+
+def _outside(project: Project, run: Run) -> dict[str, Any]:
+    """All but the code, which takes longer to read; "sources" tells whether a single byte of it changed."""
+    parameters = run.notebook.defaults | run.all_parameters
+    device = parameters.pop("device", None)
+    sources = [hash_code(project.package), [source for source, _ in _code_cells(run.notebook.path)]]
+    return {
+        "parameters": json.dumps(parameters, sort_keys=True, default=str),
+        "device": device,
+        "versions": identity.versions(),
+        "sources": identity.digest(json.dumps(sources)),
+    }
+
+
+def _inside(project: Project, run: Run) -> dict[str, Any]:
+    cells = _counted(_code_cells(run.notebook.path))
+    package = _read_package(project.package, hash_code(project.package))
+    code = package.reached("\n".join(source for source, _ in cells))
+    return {"notebook": identity.digest(json.dumps([_strip(*cell) for cell in cells])), "code": code}
+
+
+def _code_cells(path: Path) -> list[tuple[str, bool]]:
+    """The sources of a notebook's code cells but for its parameters, and whether each belongs to an exercise."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [
+        ("".join(cell["source"]), "nbgrader" in cell["metadata"])
+        for cell in cells
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
+    ]
+
+
+def _counted(cells: Sequence[tuple[str, bool]]) -> list[tuple[str, ast.Module | None]]:
+    """The cells without the exercises whose names no later cell uses."""
+    found, used = [], set()
+    for source, exercise in reversed(cells):
+        tree = None
+        with contextlib.suppress(SyntaxError):  # a magic, or half of an exercise
+            tree = ast.parse(source)
+        nodes = list(ast.walk(tree)) if tree else []
+        bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        bound |= {getattr(node, "name", None) for node in nodes}
+        if not exercise or bound & used:
+            used |= {node.id for node in nodes if isinstance(node, ast.Name)}
+            found.insert(0, (source, tree))
+    return found
+
+
+def _strip(source: str, tree: ast.Module | None) -> str:
+    return identity.strip(tree) if tree else source
+
+
+@functools.lru_cache(maxsize=4)
+def _read_package(folder: Path, _version: str) -> identity.Package:
+    return identity.Package.read(folder)
+
+
+def hash_code(package: Path) -> str:
+    """SHA-256 over names and contents of a package's modules, comments and docstrings included."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _changed_code(before: Any, now: Mapping[str, str]) -> list[str]:
+    if not isinstance(before, dict):
+        return ["code"]
+    changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+    more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+    return [f"code {', '.join(changed[:_NAMED])}{more}"] if changed else []
+
+
+def describe_data(folder: Path) -> list[dict[str, Any]]:
+    """The files that metrics.json says the run has read, with what tells whether they change."""
+    try:
+        provenance = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError):
+        return []
+    names = {entry["file"] for entry in provenance.get("data", []) if entry.get("file")}
+    return [
+        {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": hash_file(Path(name))}
+        for name in sorted(names)
+        if (stat := _stat(Path(name)))
+    ]
+
+
+def _same_data(item: Mapping[str, Any]) -> bool:
+    path = Path(item["file"])
+    stat = _stat(path)
+    if stat is None and item.get("elsewhere"):  # on the disk of a worker that has read it
+        return True
+    if stat is None or stat.st_size != item["size"]:
+        return False
+    return stat.st_mtime_ns == item["mtime_ns"] or hash_file(path) == item["sha256"]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # also where another process tidies up
+        return None
+
+
+# --- Results -----------------------------------------------------------------------------------------------------
+
+
+def write_record(
+    project: Project,
+    run: Run,
+    folder: Path,
+    *,
+    stamp: Mapping[str, Any],
+    started: str,
+    seconds: float,
+    data: Sequence[Mapping[str, Any]],
+    failure: Failure | None,
+) -> None:
+    """Write run.json, by which `status` knows a result.
+
+    Args:
+        folder: where the run has left its files.
+        stamp: what `stamp` returned when the run began.
+        started: date and time, ISO 8601.
+        seconds: how long it took.
+        data: what `describe_data` returned where the run was executed.
+        failure: what went wrong; None if nothing did.
+    """
+    record = {
+        "notebook": run.notebook.name,
+        "run": run.name,
+        "status": "failed" if failure else "done",
+        "started": started,
+        "seconds": round(seconds, 3),
+        "parameters": run.parameters,
+        "device": run.device,
+        "stamp": stamp,
+        "version": labutils.__version__,
+        "commit": _commit(project.root),
+        "data": [{**item} | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in data],
+        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
+        "error": asdict(failure) if failure else None,
+    }
+    write_atomically(folder / "run.json", json.dumps(record, indent=2, default=str) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -92,101 +270,114 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def stamp(project: Project, run: Run) -> dict[str, str]:
-    """What a result is bound to, by name."""
+def made_by(folder: Path) -> dict[str, str | None]:
+    """Tell which code made a result, for those who publish or show it.
+
+    Args:
+        folder: the result's.
+
+    Returns:
+        ``code``: a digest of the notebook's and labutils' code that it depends on; ``version`` of labutils; ``commit``:
+        git's name of the state of the project, with "-dirty" for one that was changed since, None outside git;
+        ``date``: when the run began, ISO 8601. Empty where no run.json is.
+    """
+    record = read_record(folder)
+    if record is None:
+        return {}
+    code = [record["stamp"].get(name) for name in ("notebook", "code")]
     return {
-        "code": hash_code(project.package),
-        "notebook": run.notebook.source,
-        "parameters": json.dumps(run.parameters, sort_keys=True, default=str),
-        "versions": json.dumps(versions(), sort_keys=True),
+        "code": identity.digest(json.dumps(code, sort_keys=True)),
+        "version": record.get("version"),
+        "commit": record.get("commit"),
+        "date": record.get("started"),
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries on which every number depends."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "numpy")}
-
-
-def hash_code(package: Path) -> str:
-    """SHA-256 over names and contents of a package's modules."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def describe_data(folder: Path) -> list[dict[str, Any]]:
-    """The files that metrics.json says the run has read, with what tells whether they change."""
-    try:
-        provenance = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["provenance"]
-    except (OSError, ValueError, KeyError):
-        return []
-    names = {entry["file"] for entry in provenance.get("data", []) if entry.get("file")}
-    return [
-        {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _hash_file(Path(name))}
-        for name in sorted(names)
-        if (stat := _stat(name))
-    ]
-
-
-def _same_data(item: Mapping[str, Any]) -> bool:
-    stat = _stat(item["file"])
-    if stat is None and item.get("elsewhere"):  # on the disk of a worker that has read it
-        return True
-    if stat is None or stat.st_size != item["size"]:
-        return False
-    return stat.st_mtime_ns == item["mtime_ns"] or _hash_file(Path(item["file"])) == item["sha256"]
-
-
-def _stat(name: str) -> os.stat_result | None:
-    try:
-        return Path(name).stat()
-    except OSError:
+def _commit(root: Path) -> str | None:
+    if not (root / ".git").exists():
         return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
+    return None
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def replace(partial: Path, folder: Path) -> None:
+    """Let a finished result take the place of the earlier one; whoever calls it holds the run's lock.
+
+    A kill between the two renames leaves the earlier one beside its place, from where `restore` brings it back.
+    """
+    restore(folder, locked=True)
+    old = _old(folder)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-# --- What an unfinished run left ---------------------------------------------------------------------------------
+def restore(folder: Path, *, locked: bool = False) -> None:
+    """Put a result back that was about to be replaced when its process died.
+
+    Args:
+        folder: the result's.
+        locked: whether the caller holds the run's lock.
+    """
+    old = _old(folder)
+    lock = None if locked or not old.exists() else _lock_if_free(folder)
+    if old.exists() and (locked or lock):
+        if not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    if lock:
+        lock.release()
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def lock_file(folder: Path) -> Path:
+    """The file by which whoever works on the result in a folder keeps others away."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _lock_if_free(folder: Path) -> filelock.BaseFileLock | None:
+    lock = filelock.FileLock(lock_file(folder))
+    try:
+        lock.acquire(blocking=False)
+    except OSError:  # held by another, or not ours to write
+        return None
+    return lock
+
+
+# --- Checkpoints -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What an unfinished run left to go on from.
+class Kept:
+    """The checkpoints of a run's trainings.
 
     Attributes:
-        folder: where the checkpoints lie.
-        changed: what changed since they were made; the run goes on only where this is empty.
-        threads: how many threads it computed with: more or fewer give other last digits.
-        saved: time of the last one, in seconds since the epoch; None where the run saved none.
+        folder: where they lie.
+        saved: time of the last one, in seconds since the epoch.
+        unfinished: whether the run was interrupted, so that it goes on from them.
     """
 
     folder: Path
-    changed: tuple[str, ...]
-    threads: int | None
-    saved: float | None
+    saved: float
+    unfinished: bool
 
 
-def checkpoint(project: Project, run: Run, out: Path) -> Checkpoint | None:
-    """What an earlier try of a run left; None where there is nothing.
+def kept(run: Run, out: Path) -> Kept | None:
+    """What an earlier try of a run left, done or not; None where it left nothing.
 
     Args:
         out: the folder of the results.
     """
-    if (folder := checkpoint_folder(run, out)) is None or not folder.is_dir():
-        return None
-    times = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != MADE_BY]
-    try:
-        made_by = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
-        changed = [key for key, value in maker(project, run).items() if made_by.get(key) != value]
-        changed += [f"data {Path(item['file']).name}" for item in made_by["data"] if not _same_data(item)]
-        threads = made_by["threads"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        changed, threads = [MADE_BY], None
-    return Checkpoint(folder, tuple(changed), threads, max(times, default=None))
+    folder = checkpoint_folder(run, out)
+    times = [stat.st_mtime for path in _files(folder) if (stat := _stat(path))] if folder else []
+    return Kept(folder, max(times), not _read_made_by(folder).get("done")) if folder and times else None
 
 
 def checkpoint_folder(run: Run, out: Path) -> Path | None:
@@ -194,6 +385,86 @@ def checkpoint_folder(run: Run, out: Path) -> Path | None:
     return None if run.name == QUICK else out / run.notebook.name / f".{run.name}{CHECKPOINTS}"
 
 
-def maker(project: Project, run: Run) -> dict[str, Any]:
-    """What checkpoints are bound to: what a result is, and the device, whose arithmetic has last digits of its own."""
-    return {**stamp(project, run), "device": (run.notebook.defaults | run.all_parameters).get("device")}
+def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) -> tuple[Path | None, int, str]:
+    """Prepare the folder of a run's checkpoints; whoever calls it holds the run's lock.
+
+    Args:
+        out: the folder of the results.
+        threads: how many threads the run would compute with.
+        force: whether to throw away what is there.
+
+    Returns:
+        The folder, None where the run keeps no checkpoints; how many threads to compute with, those of an interrupted
+        run, as more or fewer give other last digits; and what the folder's ``made_by.json`` says, by which another
+        machine knows whether it sees the same folder.
+    """
+    folder = checkpoint_folder(run, out)
+    if folder is None:
+        return None, threads, ""
+    if force:
+        shutil.rmtree(folder, ignore_errors=True)
+    before = _read_made_by(folder)
+    if before and not before["done"]:
+        threads = before["threads"]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"id": before.get("id") or uuid.uuid4().hex, "threads": threads, "done": False})
+    write_atomically(folder / MADE_BY, text)
+    return folder, threads, text
+
+
+def close_checkpoints(folder: Path, *, done: bool) -> None:
+    """Tidy up when a run has ended; whoever calls it holds the run's lock.
+
+    An interrupted run leaves everything to go on from. One that is done leaves what it used, written or read, without
+    the largest if they take more than `LARGEST_KEPT` together. Others' that nobody used for `DAYS_KEPT` days go, too.
+
+    Args:
+        folder: what `open_checkpoints` returned.
+        done: whether the run is done.
+    """
+    if done:
+        drop_unused(folder, (folder / MADE_BY).stat().st_mtime_ns)
+        write_atomically(folder / MADE_BY, json.dumps(_read_made_by(folder) | {"done": True}))
+    if not _files(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    for other in folder.parent.parent.glob(f"*/.*{CHECKPOINTS}"):
+        _remove_if_old(other)
+
+
+def drop_unused(folder: Path, since: int) -> None:
+    """Remove the checkpoints that a run which is done did not use, and the largest of all too many bytes.
+
+    Args:
+        folder: where they lie.
+        since: when the run began, in nanoseconds since the epoch.
+    """
+    stats = {path: stat for path in _files(folder) if (stat := _stat(path))}
+    used = [path for path, stat in stats.items() if stat.st_mtime_ns >= since]
+    used.sort(key=lambda path: stats[path].st_size)
+    while sum(stats[path].st_size for path in used) > LARGEST_KEPT:
+        used.pop()
+    for path in stats.keys() - used:
+        path.unlink(missing_ok=True)
+
+
+def _remove_if_old(folder: Path) -> None:
+    stat = _stat(folder / MADE_BY)
+    if stat is None or time.time() - stat.st_mtime < DAYS_KEPT * 86400 or not _read_made_by(folder).get("done"):
+        return
+    result = folder.with_name(folder.name.removeprefix(".").removesuffix(CHECKPOINTS))
+    if lock := _lock_if_free(result):
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != MADE_BY]
+
+
+def _read_made_by(folder: Path) -> dict[str, Any]:
+    """What made_by.json says; empty where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and {"id", "threads", "done"} <= found.keys():
+            return found
+    return {}

@@ -622,7 +622,7 @@ class _Crew:
         async with self.room:
             folder = run.folder(self.out)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder.with_name(f".{run.name}.lock"))
+            lock = filelock.FileLock(freshness.lock_file(folder))
             waited = await self._acquire(lock, run)
             try:
                 # whoever held the lock has just executed this run
@@ -652,56 +652,26 @@ class _Crew:
 
     async def _perform(self, run: Run, folder: Path) -> Result:
         partial = folder.with_name(f".{run.name}{PARTIAL}")
-        try:
-            job = self._prepare(run)
-        except LabsError as error:
-            self.say(Event(run, "failed"))
-            return Result(run, "failed", folder, failure=Failure(str(error)))
-        data: list[dict[str, Any]] = []
+        checkpoints, threads, made_by = freshness.open_checkpoints(run, self.out, self.place.threads, force=self.force)
+        job = Job(run.name, run.notebook.path.read_bytes(), run.all_parameters, threads, checkpoints, made_by)
+        done = False
         try:
             _remove(partial)
             partial.mkdir()
-            result = await self._execute(run, job, folder, partial)
-            data = freshness.describe_data(partial)
-            _replace(partial, folder)
-            if job.checkpoints and result.state == "done":
-                _remove(job.checkpoints)
+            result = await self._execute(run, job, partial)
+            freshness.replace(partial, folder)
+            done = result.state == "done"
             self.say(Event(run, result.state, seconds=result.seconds))
             return result
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk does not say where
             raise
         finally:
-            if job.checkpoints and job.checkpoints.is_dir():
-                _keep(job.checkpoints, data or freshness.describe_data(partial))
+            if checkpoints:
+                freshness.close_checkpoints(checkpoints, done=done)
             _remove(partial)
 
-    def _prepare(self, run: Run) -> Job:
-        """What executes the run, with a folder for checkpoints of which it can go on.
-
-        Raises:
-            LabsError: the checkpoints of an earlier try belong to something else.
-        """
-        threads, made_by = self.place.threads, ""
-        folder = freshness.checkpoint_folder(run, self.out)
-        if folder:
-            if self.force:
-                _remove(folder)
-            if earlier := freshness.checkpoint(self.project, run, self.out):
-                if earlier.changed:
-                    raise LabsError(
-                        f"the checkpoints in {folder} belong to another state of {', '.join(earlier.changed)}: restore"
-                        f" that to go on from them, or start over with labs run {run.label} --force"
-                    )
-                threads = earlier.threads or threads
-            else:
-                folder.mkdir()
-                made_by = {**freshness.maker(self.project, run), "threads": threads, "data": [], "id": uuid.uuid4().hex}
-                _write(folder / freshness.MADE_BY, json.dumps(made_by, indent=2, default=str))
-            made_by = (folder / freshness.MADE_BY).read_text(encoding="utf-8")
-        return Job(run.name, run.notebook.path.read_bytes(), run.all_parameters, threads, folder, made_by)
-
-    async def _execute(self, run: Run, job: Job, folder: Path, partial: Path) -> Result:
+    async def _execute(self, run: Run, job: Job, partial: Path) -> Result:
         stamp, clock = freshness.stamp(self.project, run), asyncio.get_running_loop().time
         began = clock()
 
@@ -709,49 +679,18 @@ class _Crew:
             self.say(Event(run, seconds=clock() - began, **message))
 
         outcome = await self.place.perform(job, partial, say)
+        freshness.write_record(
+            self.project,
+            run,
+            partial,
+            stamp=stamp,
+            started=outcome.started,
+            seconds=outcome.seconds,
+            data=outcome.data,
+            failure=outcome.failure,
+        )
         state: Literal["done", "failed"] = "failed" if outcome.failure else "done"
-        record = {
-            "notebook": run.notebook.name,
-            "run": run.name,
-            "status": state,
-            "started": outcome.started,
-            "seconds": round(outcome.seconds, 3),
-            "parameters": run.parameters,
-            "device": run.device,
-            "stamp": stamp,
-            "data": [item | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in outcome.data],
-            "files": sorted(p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()),
-            "error": asdict(outcome.failure) if outcome.failure else None,
-        }
-        (partial / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        return Result(run, state, folder, outcome.seconds, outcome.failure)
-
-
-def _keep(checkpoints: Path, data: list[dict[str, Any]]) -> None:
-    """Leave the checkpoints of an unfinished run behind, with the data that it is known to have read."""
-    if all(path.name == freshness.MADE_BY for path in checkpoints.iterdir()):
-        _remove(checkpoints)
-    elif data:
-        with contextlib.suppress(OSError, ValueError):
-            made_by = json.loads((checkpoints / freshness.MADE_BY).read_text(encoding="utf-8"))
-            _write(checkpoints / freshness.MADE_BY, json.dumps(made_by | {"data": data}, indent=2))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Let a finished result take the place of the earlier one."""
-    old = folder.with_name(f".{folder.name}.old")
-    _remove(old)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    _remove(old)
+        return Result(run, state, run.folder(self.out), outcome.seconds, outcome.failure)
 
 
 def _remove(folder: Path) -> None:

@@ -2,18 +2,20 @@
 
 `training.fit` and the two minimizers of `curvature` save theirs where the environment variable `LABUTILS_CHECKPOINTS`
 names a folder, as `labs run` does for the named runs, or where they are given a file. A checkpoint is bound to all that
-decides the numbers: settings, initial weights, data, version of torch. One of another computation is refused. On the
-same machine, with the same number of threads, the continued numbers equal those of an uninterrupted run bit for bit.
+decides the numbers: settings, initial weights, data, the functions that measure on the way, the code of labutils that
+the computation reaches, version of torch. Nothing else matters, such as the notebook around it. One of another
+computation is refused. On the same machine, with the same number of threads, the continued numbers equal those of an
+uninterrupted run bit for bit; a computation that was done returns at once.
 
 A file is a line of text with the content's SHA-256, then the content as `torch.save` writes it. It is replaced at once
-or not at all, and loaded with `weights_only`: a file from elsewhere can hold wrong numbers, but no code.
+or not at all, and loaded with `weights_only`: a file from elsewhere can hold wrong numbers, but no code. When it is
+read, its time of modification becomes the present, so that files nobody uses can be told.
 """
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -22,20 +24,24 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from labutils.files import write_atomically
+from labutils.fingerprint import code_behind, fingerprint
+from labutils.identity import versions
+
 FOLDER = "LABUTILS_CHECKPOINTS"
 SECONDS = "LABUTILS_CHECKPOINT_SECONDS"
-_FORMAT = 1
+_FORMAT = 2
 _SHARE = 0.05  # of the time, at most, goes into saving
 _SHOWN = 60  # characters of a setting that an error shows
+_NO_NUMBERS = ("checkpoint", "distribute", "files", "fingerprint", "identity")  # modules that decide no number
 
 
 class Part(Protocol):
@@ -109,16 +115,18 @@ class Checkpoint:
         self._settings, self._parts = dict(settings), parts
         self._pause = _seconds() if path else 0.0
         self._due = time.perf_counter() + self._pause
+        self._done = False  # what was restored was the end, and nothing was computed since
         self._interrupted = False
         self._handler: Any = None
 
     def __enter__(self) -> Self:
         if self.path is not None:
-            self._temporary.unlink(missing_ok=True)  # half written when its process died
+            for scrap in self.path.parent.glob(f".{glob.escape(self.path.name)}.*"):
+                scrap.unlink(missing_ok=True)  # half written when its process died
             if self.path.exists():
-                state = self._load(self.path)
-                for name, part in self._parts.items():
-                    part.load_state_dict(state[name])
+                for name, state in self._load(self.path).items():
+                    self._parts[name].load_state_dict(state)
+                os.utime(self.path)
             self._wait_with_interrupts()
         return self
 
@@ -129,50 +137,40 @@ class Checkpoint:
         if self._interrupted and kind is None:
             raise KeyboardInterrupt
 
-    def keep(self, *, now: bool = False) -> None:
+    def keep(self, *, now: bool = False, without: Collection[str] = ()) -> None:
         """Save the state if it is time to; call it wherever the computation could continue from.
 
         Saves are `LABUTILS_CHECKPOINT_SECONDS` apart (30 if unset), and further if they would else take more than a
         twentieth of the time.
 
         Args:
-            now: save in any case, as at the end.
+            now: save in any case, as the computation is done. If it was done when it was restored, it is not again.
+            without: parts that a computation which is done does not need, such as an optimizer.
 
         Raises:
             KeyboardInterrupt: after saving, if Ctrl-C was pressed.
         """
-        if self.path is None or not (now or self._interrupted or time.perf_counter() >= self._due):
+        self._done = self._done and now
+        if self.path is None or self._done or not (now or self._interrupted or time.perf_counter() >= self._due):
             return
         began = time.perf_counter()
-        self._write(self.path, {name: part.state_dict() for name, part in self._parts.items()})
+        self._write(self.path, {name: p.state_dict() for name, p in self._parts.items() if name not in without}, now)
         ended = time.perf_counter()
         self._due = ended + (max(self._pause, (ended - began) / _SHARE) if self._pause else 0.0)
         if self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt
 
-    @property
-    def _temporary(self) -> Path:
-        assert self.path is not None
-        return self.path.with_name(f".{self.path.name}.tmp")
-
-    def _write(self, path: Path, state: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        torch.save({"settings": self._settings, "state": state}, buffer)
-        content = buffer.getbuffer()
+    def _write(self, path: Path, state: dict[str, Any], done: bool) -> None:
+        head = f"labutils checkpoint {_FORMAT} {{}}\n"
+        buffer = io.BytesIO(head.format("0" * 64).encode())
+        start = buffer.seek(0, io.SEEK_END)
+        torch.save({"settings": self._settings, "state": state, "done": done}, buffer)
+        checksum = hashlib.sha256(buffer.getbuffer()[start:]).hexdigest()
+        buffer.seek(0)
+        buffer.write(head.format(checksum).encode())
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._temporary, "wb") as file:
-            file.write(f"labutils checkpoint {_FORMAT} {hashlib.sha256(content).hexdigest()}\n".encode())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self._temporary, path)
-        if os.name == "posix":  # the new name too must reach the disk
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_atomically(path, buffer.getbuffer(), sync=True)
 
     def _load(self, path: Path) -> dict[str, Any]:
         remedy = "delete it, and the computation starts over"
@@ -186,7 +184,7 @@ class Checkpoint:
             raise ValueError(f"{path} is damaged (its content does not fit its checksum): {remedy}")
         try:
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            settings, state = loaded["settings"], loaded["state"]
+            settings, state, self._done = loaded["settings"], loaded["state"], loaded["done"]
         except Exception as error:
             raise ValueError(f"{path} holds something else than a checkpoint of labutils: {remedy}") from error
         if settings != self._settings:
@@ -223,7 +221,8 @@ def bind(path: str | Path | None, parts: Mapping[str, Part], settings: Callable[
         parts: what is saved, by name.
         settings: returns what the computation is bound to, by name; called only if there is a file. Numbers and strings
             are kept as they are, so that an error can name them; of tensors, functions and others the fingerprint is
-            kept. torch's version counts as one.
+            kept. "computation" names a function of labutils ("training.fit"): the code that it reaches counts, too, and
+            so do the versions of torch and numba.
 
     Returns:
         The checkpoint, to be used in a `with` statement.
@@ -235,66 +234,20 @@ def bind(path: str | Path | None, parts: Mapping[str, Part], settings: Callable[
     folder = os.environ.get(FOLDER)
     if path is None and not folder:
         return Checkpoint(None, {}, parts)
-    bound = {name.replace("_", " "): _describe(value) for name, value in settings().items()}
-    bound["torch"] = str(torch.__version__)
+    given = settings()
+    bound = {name.replace("_", " "): _describe(value) for name, value in given.items()}
+    bound |= {"torch": str(torch.__version__), "numba": versions().get("numba")}
+    if "computation" in given:  # "training.fit", "part of training.fit"
+        code = code_behind(given["computation"].split()[-1], without=_NO_NUMBERS)
+        if not code:
+            raise ValueError(f"labutils has no {given['computation']}, whose code could be compared")
+        bound["code"] = f"SHA-256 {code}"
     bound = json.loads(json.dumps(bound, sort_keys=True))
     if path is None:
         assert folder
         digest = hashlib.sha256(json.dumps([_FORMAT, bound], sort_keys=True).encode()).hexdigest()
         path = Path(folder) / f"{digest}.checkpoint"
     return Checkpoint(Path(path), bound, parts)
-
-
-def fingerprint(value: Any) -> str:
-    """Compute the SHA-256 of a value's content: tensors with shape and type, containers, plain values, functions.
-
-    A function counts by its name and, where it can be had, its source; what it finds outside itself does not count.
-
-    Args:
-        value: tensors, arrays, functions, plain values, and lists, tuples and dicts of these.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        TypeError: a value of another kind.
-
-    Example:
-        >>> fingerprint(torch.zeros(2)) == fingerprint(torch.zeros(2)), fingerprint([0.0]) == fingerprint([-0.0])
-        (True, False)
-    """
-    digest = hashlib.sha256()
-    _feed(digest.update, value)
-    return digest.hexdigest()
-
-
-def _feed(update: Callable[[Any], None], value: Any) -> None:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Tensor):
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        update(f"tensor {tuple(value.shape)} {value.dtype} ".encode())
-        update(memoryview(flat.view(torch.uint8).numpy()))
-    elif isinstance(value, np.ndarray):
-        _feed(update, torch.from_numpy(np.ascontiguousarray(value)))
-    elif isinstance(value, Mapping):
-        update(f"dict {len(value)} ".encode())
-        for pair in value.items():
-            _feed(update, pair)
-    elif isinstance(value, (list, tuple)):
-        update(f"list {len(value)} ".encode())
-        for item in value:
-            _feed(update, item)
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        text = repr(value)
-        update(f"{type(value).__name__} {len(text)} {text}".encode())
-    elif callable(value):
-        source = ""
-        with contextlib.suppress(OSError, TypeError):
-            source = inspect.getsource(value)
-        _feed(update, [getattr(value, "__module__", ""), getattr(value, "__qualname__", type(value).__name__), source])
-    else:
-        raise TypeError(f"a {type(value).__name__} has no fingerprint: tensors, plain values and functions have")
 
 
 def _describe(value: Any) -> Any:

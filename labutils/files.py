@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: bytes | str, *, sync: bool = False) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str, *, sync: bool = False) -> None:
     """Write a file so that at every moment it is either the old or the new one, never a part.
 
     Args:

@@ -22,6 +22,7 @@ NUMBERS_COME_FROM = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "torch
 _LOOKS_UP = {"globals", "eval", "exec", "__import__"}
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers come from, as far as they are installed.
 
@@ -38,28 +39,31 @@ def versions() -> dict[str, str]:
     return found
 
 
-def of_this_process() -> dict[str, str]:
-    """Return what must be the same wherever parts of one computation run: `versions`, and a digest of labutils' code.
+def of_this_process(*packages: Package) -> dict[str, str]:
+    """Return what must be the same wherever parts of one computation run: `versions`, and digests of code.
+
+    Args:
+        packages: whose code; by default labutils' as it was when this process imported it.
 
     Example:
         >>> differences(of_this_process(), of_this_process())
         []
     """
-    return versions() | {"labutils": LOADED.digest()}
+    return versions() | {f"code of {package.name}": package.digest() for package in packages or (LOADED,)}
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """Tell in words how what `of_this_process` returned elsewhere differs from what it returned here.
 
     Example:
-        >>> differences({"torch": "2.13.0", "labutils": "a"}, {"torch": "2.12.0", "labutils": "b"})
+        >>> differences({"torch": "2.13.0", "code of labutils": "a"}, {"torch": "2.12.0", "code of labutils": "b"})
         ['torch 2.12.0 instead of 2.13.0', 'other code of labutils']
     """
     found = []
     for name in {**ours, **theirs}:
         here, there = ours.get(name, "none"), theirs.get(name, "none")
         if here != there:
-            found.append("other code of labutils" if name == "labutils" else f"{name} {there} instead of {here}")
+            found.append(f"other {name}" if name.startswith("code of") else f"{name} {there} instead of {here}")
     return found
 
 

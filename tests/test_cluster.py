@@ -263,7 +263,7 @@ def test_workers_must_be_there_and_have_labutils(tiny_lab: TinyLab, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labutils": "0"}, "other code of labutils"),
+        ({"code of labutils": "0", "code of labs": "0"}, "other code of labutils, other code of labs"),
         ({"python": "3", "torch": "0"}, r"python \S+ instead of 3, torch \S+ instead of 0"),
     ],
 )

@@ -139,7 +139,7 @@ def test_every_module_of_labutils_can_be_followed() -> None:
 def test_differences_are_named() -> None:
     ours = identity.of_this_process()
     assert identity.differences(ours, ours | {"torch": "0"}) == [f"torch 0 instead of {ours['torch']}"]
-    assert identity.differences(ours, ours | {"labutils": "0"}) == ["other code of labutils"]
+    assert identity.differences(ours, ours | {"code of labutils": "0"}) == ["other code of labutils"]
     assert identity.differences({"numba": "1"}, {}) == ["numba none instead of 1"]
 
 
