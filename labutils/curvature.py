@@ -524,7 +524,8 @@ def minimize_gradient(
     def settings() -> dict[str, Any]:
         how = {"steps": steps, "lr": lr, "tolerance": tolerance, "trainable": family.trainable}
         # A function has no bytes to compare, so its values and gradients stand for it and for its data.
-        what = {"networks": repr(models[0]), "initial_weights": started[0], "loss": [loss, *started[1:]]}
+        networks = [repr(models[0]), *map(type, models[0].modules())]
+        what = {"networks": networks, "initial_weights": started[0], "loss": [loss, *started[1:]]}
         return {"computation": "curvature.minimize_gradient"} | how | what
 
     state = {"at": at, "parameters": kept, "optimizer": optimizer, "schedule": schedule}
@@ -612,7 +613,8 @@ def levenberg_marquardt(
 
     def settings() -> dict[str, Any]:
         how = {"steps": steps, "damping": damping, "tolerance": tolerance, "trainable": family.trainable}
-        what = {"networks": repr(models[0]), "initial_weights": weights, "buffers": family.buffers, "data": [x, y]}
+        networks = [repr(models[0]), *map(type, models[0].modules())]
+        what = {"networks": networks, "initial_weights": weights, "buffers": family.buffers, "data": [x, y]}
         return {"computation": "curvature.levenberg_marquardt"} | how | what
 
     with checkpoints.bind(checkpoint, {"at": at}, settings) as saved:

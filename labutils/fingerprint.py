@@ -197,7 +197,7 @@ def _used(code: CodeType, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
             elif _is_library(found.__name__):
                 yield step.argval, found.__name__
             else:
-                yield step.argval, {name: getattr(found, name) for name in code.co_names if hasattr(found, name)}
+                yield step.argval, {name: vars(found)[name] for name in code.co_names if name in vars(found)}
 
 
 def _content(cell: Any) -> Any:

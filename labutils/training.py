@@ -454,7 +454,7 @@ def _file(
         return {
             **{name: setting.default for name, setting in _SETTINGS.items() if setting.default is not setting.empty},
             **one.settings, "computation": "a combination of training.sweep", "seed": seeds,
-            "networks": repr(one.networks[0]), "labels": one.labels, "data": data(),
+            "networks": [repr(one.networks[0]), *map(type, one.networks[0].modules())], "labels": one.labels, "data": data(),
             "initial_weights": [[*model.parameters(), *model.buffers()] for model in one.networks],
             "measure": dict(measure), "chunk": None, "progress": None, "device": str(one.settings.get("device", "cpu")),
         }  # fmt: skip
@@ -890,7 +890,7 @@ def _train(
                     if on_epoch is not None:
                         on_epoch(epoch, stack)
                 at.epoch, at.batch, at.sums = epoch + 1, 0, nothing
-            saved.keep(now=True)
+            saved.keep(now=True, without=["optimizer"])
         step.zero_grad()  # the gradients' memory serves the networks' own weights, see Stack.release
     for model in networks:
         model.eval()
@@ -918,7 +918,7 @@ def _checkpoint(
 def _settings(networks: Sequence[nn.Module], parts: Mapping[str, Any], job: _Job, on_epoch: Any) -> dict[str, Any]:
     """Return all that decides the numbers of a training."""
     return {
-        "networks": repr(networks[0]),
+        "networks": [repr(networks[0]), *map(type, networks[0].modules())],  # a class counts by its methods
         "initial_weights": [[*model.parameters(), *model.buffers()] for model in networks],
         **{f"{name} data": data for name, data in parts.items()},
         "on_epoch": None if on_epoch is None else [on_epoch, on_epoch.state_dict()],

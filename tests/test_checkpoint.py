@@ -525,6 +525,32 @@ def test_only_code_that_decides_the_numbers_counts(tmp_path: Path, monkeypatch) 
         fit(tmp_path / "c")
 
 
+def test_the_networks_own_code_counts(tmp_path: Path) -> None:
+    def train_through(change: str) -> None:
+        space = {"nn": nn, "__name__": "__main__"}
+        exec(f"class Bend(nn.Module):\n    def forward(self, x):\n        return x.sin() {change}", space)
+        fit(tmp_path / "c", models=[nn.Sequential(model, space["Bend"]()) for model in mlps()])
+
+    train_through("")
+    train_through("  # bends")
+    with pytest.raises(ValueError, match="other networks"):
+        train_through("+ 1")
+
+
+def test_what_is_done_is_kept_without_its_optimizer(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "c"
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Measurements, "__call__", lambda self, epoch, stack: 1 / (EPOCHS - epoch))
+        with pytest.raises(ZeroDivisionError):
+            train("adam", watch(), checkpoint=path)
+    unfinished = path.stat().st_size
+    train("adam", watch(), checkpoint=path)
+    assert path.stat().st_size < unfinished
+    written = path.read_bytes()
+    train("adam", watch(), checkpoint=path)
+    assert path.read_bytes() == written
+
+
 @pytest.mark.parametrize("computation", ["curvature.minimize_gradient", "curvature.levenberg_marquardt"])
 def test_the_minimizers_code_counts(computation: str, tmp_path: Path, monkeypatch) -> None:
     bound = lambda: bind(tmp_path / "c", {}, lambda: {"computation": computation})  # noqa: E731

@@ -189,22 +189,19 @@ def test_a_dry_run_takes_names_values_and_quick_runs(costly: Labs) -> None:
 
 def test_a_dry_run_shows_results_and_checkpoints(costly: Labs) -> None:
     notebooks = costly.lab.load()
-    long, short = (runner.select(notebooks, [f"21:{name}"])[0] for name in ("d1-long", "d1-sinc"))
+    [short] = runner.select(notebooks, ["21:d1-sinc"])
     project, out = costly.lab.project, costly.lab.results
     record = {"status": "done", "stamp": freshness.stamp(project, short), "data": [], "files": [], "parameters": {}}
     short.folder(out).mkdir(parents=True)
     (short.folder(out) / "run.json").write_text(json.dumps(record | {"seconds": 75.0, "error": None}))
     kept = out / "21_fit" / ".d1-long.checkpoints"
     kept.mkdir()
-    (kept / freshness.MADE_BY).write_text(json.dumps({**freshness.maker(project, long), "threads": 1, "data": []}))
     (kept / "fit").write_text("")
     text = costly("run", "--profile", "full", "--dry-run").out
     assert "up to date" in text
     assert "checkpoint of 20" in text
     assert "1 of 2 runs to do: 2 h 0 min of CPU time" in text
     assert "Runs with a checkpoint take what is left of them." in text
-    (kept / freshness.MADE_BY).write_text("{}")
-    assert "of another state of made_by.json" in " ".join(costly("run", "21:d1-long", "--dry-run").out.split())
     assert "2 of 2 runs to do" in costly("run", "--profile", "full", "--dry-run", "--force").out
 
 

@@ -16,6 +16,7 @@ SCIENCE = (
     "files",
     "parameters",
     "identity",
+    "fingerprint",
     "functions",
     "data",
     "models",
