@@ -454,7 +454,8 @@ def _file(
         return {
             **{name: setting.default for name, setting in _SETTINGS.items() if setting.default is not setting.empty},
             **one.settings, "computation": "a combination of training.sweep", "seed": seeds,
-            "networks": [repr(one.networks[0]), *map(type, one.networks[0].modules())], "labels": one.labels, "data": data(),
+            "networks": [repr(one.networks[0]), *map(type, one.networks[0].modules())],
+            "labels": one.labels, "data": data(),
             "initial_weights": [[*model.parameters(), *model.buffers()] for model in one.networks],
             "measure": dict(measure), "chunk": None, "progress": None, "device": str(one.settings.get("device", "cpu")),
         }  # fmt: skip
