@@ -41,10 +41,11 @@
       box.showModal();
     };
     for (const image of document.querySelectorAll("article img")) {
-      if (image.closest("a") || image.naturalWidth === 1) continue;
+      const link = image.closest("a");
+      if (link && !link.matches(".image-reference")) continue; // a picture that leads somewhere else
       const button = make("button", { type: "button", className: "zoom", title: "Enlarge" });
       button.setAttribute("aria-label", `Enlarge: ${image.alt.slice(0, 80)}`);
-      image.replaceWith(button);
+      (link ?? image).replaceWith(button);
       button.append(image);
       button.addEventListener("click", () => open(image));
     }
