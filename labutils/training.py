@@ -282,12 +282,12 @@ def sweep(
 
     Returns:
         A table with a row for each training, epoch and part, and one with a row for each training. Both have the
-        columns `network`, `data`, `labels` (the keys, where there are several), one for each setting in the grid (`lr
-        NAME` for each layer of `layer_lr`), and `seed`. The first further has `epoch`, `part` ("train", "validation",
-        "test" as far as the data have them, and "running", the mean over an epoch's batches), `loss`, `accuracy`, and
-        those of `measure` (NaN where there is none). The second has `diverged` (the epoch, NaN if it did not), what
-            was evaluated last (`train_loss`, `train_accuracy`, `test_loss` and so on) and measured last, and `model`,
-            the trained network.
+        columns `network`, `data`, `labels` (the keys, where there are several), one for each setting in the grid
+        (`lr NAME` for each layer of `layer_lr`), and `seed`. The first further has `epoch`, `part` ("train",
+        "validation", "test" as far as the data have them, and "running", the mean over an epoch's batches), `loss`,
+        `accuracy`, and those of `measure` (NaN where there is none). The second has `diverged` (the epoch, NaN if it
+        did not), what was evaluated last (`train_loss`, `train_accuracy`, `test_loss` and so on) and measured last, and
+        `model`, the trained network.
 
     Raises:
         ValueError: as `fit`; a setting that `fit` does not have, or that is given twice; a function that gives no
