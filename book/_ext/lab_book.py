@@ -50,7 +50,7 @@ def _linked(text: str, linked: set[str], page: str) -> Any:
 
 
 def keep_colons(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Keep napoleon from taking what stands before a colon for a type, in *Returns* or of a value: ours are annotations."""
+    """Keep napoleon from taking what stands before a colon for a type, in *Returns* or of a value."""
     if what in ("data", "attribute") and lines and ":" in lines[0]:
         lines[0] = f": {lines[0]}"
     for at, line in enumerate(lines[:-1]):
