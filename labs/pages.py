@@ -390,15 +390,16 @@ def results_page(reported: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> 
         "Every figure and table of the documents that reports numbers, and every observation that can be looked up, "
         "beside what our [source runs](#source-runs) give. *Ours* is the mean over the seeds with its 95 % "
         f"interval. A document mostly trained once, so {_COMPARED['as reported']} says that its number lies where 19 "
-        "of 20 further trainings of ours would (the 95 % prediction interval); otherwise ours is *higher* or *lower*. "
-        "Where a source run is missing, the table says which. The page is made from `book/reported.yaml` and the "
-        "published runs.",
+        "of 20 further trainings of ours would (the 95 % prediction interval), or as near as the table says; otherwise "
+        "ours is *higher* or *lower*. Where a source run is missing, the table says which. The page is made from "
+        "`book/reported.yaml` and the published runs.",
         "",
     ]
     for document, tables in reported.items():
         lines += [f"## {document}", ""]
         for table in tables:
-            lines += [f"### {table['title']}", "", *([table["about"], ""] if "about" in table else [])]
+            near = [f"Ours is as reported within {table['within']:g}."] if "within" in table else []
+            lines += [f"### {table['title']}", "", " ".join([table.get("about", ""), *near]), ""]
             lines += _reported(table, runs)
     return "\n".join(lines)
 
@@ -441,7 +442,7 @@ def _ours(table: Mapping[str, Any], reported: str, found: list[float] | Metrics 
 
     kind = table.get("kind", "mean")
     told = plain(f"{found[0]:.3g}" if len(found) == 1 else INTERVALS[kind](found))
-    compared = compare(reported, found, kind) if table.get("compare", True) else ""
+    compared = compare(reported, found, kind, table.get("within")) if table.get("compare", True) else ""
     return f"{told} {_COMPARED.get(compared, '')}"
 
 
@@ -502,6 +503,10 @@ def _walk(value: Any, path: Sequence[Any], metrics: Metrics) -> Iterator[Any]:
             known = functools.reduce(operator.getitem, where, metrics)
             for index in [i for i, one in enumerate(known) if _same(one, wanted)][:1]:
                 yield from _walk(value[index], rest, metrics)
+        case [{"take": column, "where": wanted}, *rest]:  # a table that was recorded: lists by column
+            for index, entry in enumerate(value[column]):
+                if all(_same(value[name][index], one) for name, one in wanted.items()):
+                    yield from _walk(entry, rest, metrics)
         case [step, *rest]:
             yield from _walk(value[step], rest, metrics)
 
@@ -511,20 +516,21 @@ def _same(one: Any, other: Any) -> bool:
     return one == other or (isinstance(other, float) and isinstance(one, float) and abs(one - other) < 1e-9)
 
 
-def compare(reported: str, values: Sequence[float], kind: str = "mean") -> str:
+def compare(reported: str, values: Sequence[float], kind: str = "mean", within: float | None = None) -> str:
     """Compare a reported number with ours: "as reported", "higher", "lower" (ours is), or "" if nobody can tell.
 
     Args:
         reported: the number as the document writes it: its digits say how exactly, "≈" one digit less.
         values: ours, one a seed.
         kind: "ratio" for positive numbers that are compared by their logarithms, such as losses.
+        within: how far apart they may be; without it, as far as 95 % of further trainings would fall.
 
     Example:
         >>> compare("0.84", [0.83, 0.85, 0.84]), compare("0.90", [0.83, 0.85, 0.84]), compare("falls", [1.0, 2.0, 3.0])
         ('as reported', 'lower', '')
     """
     match = re.fullmatch(r"(≈ ?)?(-?\d*\.?(\d*))", reported.strip())
-    if match is None or len(values) < 3:
+    if match is None or (len(values) < 3 and within is None):
         return ""
     import numpy as np
     from scipy import stats
@@ -533,7 +539,9 @@ def compare(reported: str, values: Sequence[float], kind: str = "mean") -> str:
     scale = np.log if kind == "ratio" else np.asarray
     ours = scale(values)
     n, mean = len(ours), float(np.mean(ours))
-    spread = stats.t.ppf(0.975, n - 1) * np.std(ours, ddof=1) * np.sqrt(1 + 1 / n)
+    spread = within
+    if spread is None:
+        spread = stats.t.ppf(0.975, n - 1) * np.std(ours, ddof=1) * np.sqrt(1 + 1 / n)
     low, high = (float(scale(float(match[2]) + off)) for off in (-unit, unit))
     if low - spread <= mean <= high + spread:
         return "as reported"

@@ -195,7 +195,7 @@ def test_published_runs_that_are_named_are_found(lab: TinyLab) -> None:
 
 REPORTED = yaml.safe_load((ROOT / "book" / "reported.yaml").read_text(encoding="utf-8"))
 TABLE_KEYS, ROW_KEYS = (
-    {"title", "about", "what", "ours", "columns", "compare", "kind", "rows"},
+    {"title", "about", "what", "ours", "columns", "compare", "kind", "within", "rows"},
     {"what", "reported", "key"},
 )
 
@@ -209,7 +209,8 @@ def reported_rows() -> Iterator[tuple[dict[str, Any], dict[str, Any], Any, Any]]
 
 
 def test_what_the_documents_report_is_well_formed_and_names_runs_that_exist() -> None:
-    labels = {run.label for run in runner.select(runner.load_notebooks(Project(ROOT)), profile="full")}
+    named = yaml.safe_load((ROOT / "notebooks" / "runs.yaml").read_text(encoding="utf-8"))
+    labels = {f"{notebook}:{run}" for notebook, runs in named.items() for run in runs}
     for table, row, _, _ in reported_rows():
         assert set(table) <= TABLE_KEYS
         assert {"what", "reported"} <= set(row) <= ROW_KEYS | {"ours", "claim"}, row
@@ -231,6 +232,7 @@ NUMBERS = {
     "accuracy": [[0.83, 0.85, 0.84], [0.9, 0.91, 0.92]],
     "curve": [[1.0, 2.0], [1.5, 2.5]],
     "alphas": [-0.5, 0.1],
+    "table": {"rate": [0.1, 0.01, 0.01, 0.01], "part": ["test", "test", "train", "test"], "loss": [2.0, 3.0, 4.0, 5.0]},
 }
 RUNS = source_run("21_fit:d1", claim("deep", "supported"), metrics=NUMBERS, parameters={"rates": [0.1, 0.01]})
 
@@ -241,6 +243,8 @@ RUNS = source_run("21_fit:d1", claim("deep", "supported"), metrics=NUMBERS, para
         (["accuracy", "$key"], 0, [0.83, 0.85, 0.84]),
         (["accuracy", {"at": ["parameters", "rates"], "is": "$key"}], 0.01, [0.9, 0.91, 0.92]),
         (["curve", "seeds", {"at": ["metrics", "alphas"], "is": "$key"}], 0.30000000000000004 - 0.2, [2.0, 2.5]),
+        (["table", {"take": "loss", "where": {"rate": "$key", "part": "test"}}], 0.01, [3.0, 5.0]),
+        (["table", {"take": "loss", "where": {"rate": 1.0}}], 0, None),
         (["accuracy", {"at": ["parameters", "rates"], "is": 3.0}], 0, None),  # a setting that the run does not have
     ],
 )
@@ -249,7 +253,13 @@ def test_ours_is_found_by_its_path(path: list, key: Any, found: list[float] | No
 
 
 @pytest.mark.parametrize(
-    "row", [{"ours": {"21_fit:d1": ["gone"]}}, {"ours": {"21_fit:d1": ["curve"]}}, {"claim": {"21_fit:d1": "gone"}}]
+    "row",
+    [
+        {"ours": {"21_fit:d1": ["gone"]}},
+        {"ours": {"21_fit:d1": ["table", {"take": "gone", "where": {}}]}},
+        {"ours": {"21_fit:d1": ["curve"]}},
+        {"claim": {"21_fit:d1": "gone"}},
+    ],
 )
 def test_a_path_that_leads_nowhere_is_an_error(row: dict[str, Any]) -> None:
     with pytest.raises(LabsError, match=r"book/reported.yaml, 'x': 21_fit:d1 has no .*(gone|curve)"):
@@ -281,6 +291,9 @@ def test_losses_are_compared_by_their_logarithms() -> None:
     assert pages.compare("0.2", losses, "ratio") == "as reported"
     assert pages.compare("7", losses, "ratio") == "lower"
     assert pages.compare("0.5", [0.5, 0.5]) == "", "two seeds tell nothing"
+    assert [pages.compare("0.906", [ours], within=0.03) for ours in (0.88, 0.93, 0.87)] == ["as reported"] * 2 + [
+        "lower"
+    ]
 
 
 # --- Benchmarks, reference ----------------------------------------------------------------------------------------
