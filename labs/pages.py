@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 
+from labs.progress import duration
 from labs.runner import QUICK, LabsError, Notebook
 
 if TYPE_CHECKING:
@@ -357,18 +358,12 @@ def _provenance(run: SourceRun) -> Iterator[str]:
         fingerprint = plain(data["fingerprint"][:SHORT_FINGERPRINT])
         yield f"Data: {plain(data['name'])}, {plain(data.get('file') or 'embedded')}, fingerprint {fingerprint}"
     device, threads = provenance.get("accelerator") or provenance.get("device"), provenance.get("threads")
-    took = _duration(time.get("wall_seconds", 0))
+    took = duration(time.get("wall_seconds", 0))
     yield f"Started {plain(time.get('started', '')[:16])}, {took}; on {plain(device)}, threads: {plain(threads)}"
     packages = ("labutils", "python", "torch", "numpy", "scipy")
     yield "Versions: " + ", ".join(f"{one} {plain(provenance[one])}" for one in packages if one in provenance)
     if changed := provenance.get("changed_since"):
         yield f"When it was published, these had changed since the run: {plain(', '.join(changed))}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 # --- The results page --------------------------------------------------------------------------------------------

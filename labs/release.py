@@ -22,7 +22,6 @@ that the checks passed, with their hidden tests, in the instructor's copy of the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -38,6 +37,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from labs import runner
 from labs.runner import LabsError, Notebook, Project
 from labutils import __version__
+from labutils.files import hash_file
 
 MANIFEST = "release.json"
 REAL_DATA = ("mnist", "fashion_mnist", "cifar10")
@@ -116,7 +116,9 @@ def _check_place(folder: Path) -> None:
         raise LabsError(f"{folder} is there and is not a release: name another folder")
     there = {path.relative_to(folder).as_posix() for path in _files(folder)} - {MANIFEST}
     changed = sorted(
-        name for name in there if not _BY_THE_WAY & set(Path(name).parts) and files.get(name) != _hash(folder / name)
+        name
+        for name in there
+        if not _BY_THE_WAY & set(Path(name).parts) and files.get(name) != hash_file(folder / name)
     )
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -154,7 +156,7 @@ def _write(project: Project, folder: Path, data: Mapping[str, Path]) -> dict[str
         "format": _FORMAT,
         "labutils": __version__,
         "notebooks": asked,
-        "files": {path.relative_to(folder).as_posix(): _hash(path) for path in _files(folder)},
+        "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in _files(folder)},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return {name: sum(points.values()) for name, points in asked.items()}
@@ -162,11 +164,6 @@ def _write(project: Project, folder: Path, data: Mapping[str, Path]) -> dict[str
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- Notebooks ----------------------------------------------------------------------------------------------------
