@@ -41,7 +41,7 @@ import labutils
 from labs import freshness, jupyter
 from labs.freshness import QUICK, Failure
 from labs.jupyter import Forge, Job, Outcome, Say
-from labutils import parameters
+from labutils import files, parameters
 
 PACKAGE = Path(labutils.__file__).parent
 PARTIAL = ".partial"
@@ -154,9 +154,8 @@ def find_project(start: Path | None = None) -> Project:
         LabsError: there is no such folder.
     """
     here = (start or Path.cwd()).resolve()
-    for root in (here, *here.parents, PACKAGE.parent):
-        if (root / "notebooks" / "runs.yaml").is_file():
-            return Project(root)
+    if root := files.find_project(here) or files.find_project(PACKAGE.parent):
+        return Project(root)
     raise LabsError(f"no notebooks/runs.yaml in {here} or above: change to the folder of the lab")
 
 

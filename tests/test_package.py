@@ -46,13 +46,13 @@ COMMAND = (
     "jupyter",
     "runner",
     "cost",
+    "progress",
     "cluster",
     "pages",
     "release",
     "site",
     "publish",
     "doctor",
-    "progress",
     "cli",
 )
 ORDER = (*(f"labutils.{name}" for name in SCIENCE), *(f"labs.{name}" for name in COMMAND))
