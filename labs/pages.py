@@ -362,6 +362,9 @@ def _provenance(run: SourceRun) -> Iterator[str]:
     yield f"Started {plain(time.get('started', '')[:16])}, {took}; on {plain(device)}, threads: {plain(threads)}"
     packages = ("labutils", "python", "torch", "numpy", "scipy")
     yield "Versions: " + ", ".join(f"{one} {plain(provenance[one])}" for one in packages if one in provenance)
+    if made_by := provenance.get("made_by"):
+        known = [f"{name} {plain(made_by[name])}" for name in ("version", "commit") if made_by.get(name)]
+        yield ", ".join([f"Code: {plain(made_by['code'])}", *known])
     if changed := provenance.get("changed_since"):
         yield f"When it was published, these had changed since the run: {plain(', '.join(changed))}"
 

@@ -178,8 +178,7 @@ def _content(project: Project, run: Run, results: Path) -> dict[str, bytes]:
         raise LabsError(f"{path} is that of {recorded}, not of {run.label}")
     kept = portable(metrics)
     provenance = kept.setdefault("provenance", {})
-    made_by = (freshness.read_record(source) or {}).get("stamp", {})
-    provenance["made_by"] = {name: value for name, value in made_by.items() if name != "parameters"}
+    provenance["made_by"] = freshness.made_by(source)
     if changed := freshness.status(project, run, results).changed:
         provenance["changed_since"] = list(changed)
     files = {}

@@ -338,9 +338,10 @@ def wait_for_a_save(folder, last):
 
 expected, result, folder, seed = sys.argv[1:]
 os.mkdir(folder)
-train(expected)
+os.environ |= {"LABUTILS_CHECKPOINTS": folder + ".whole", "LABUTILS_CHECKPOINT_SECONDS": "0"}
+train(expected)  # the code that it is bound to is read here, once for all
 ends = []
-os.environ |= {"LABUTILS_CHECKPOINTS": folder, "LABUTILS_CHECKPOINT_SECONDS": "0"}
+os.environ["LABUTILS_CHECKPOINTS"] = folder
 moments = random.Random(int(seed))
 for _ in range(10):
     process, seen = start(result), []

@@ -165,6 +165,8 @@ def test_verdicts_have_the_symbols_that_notebooks_show() -> None:
 def test_each_source_run_tells_date_data_machine_versions_and_settings(lab: TinyLab) -> None:
     runs = source_run("21_fit:d1", claim("deep", "supported"))
     runs["21_fit:d1"].metrics["provenance"] |= {"accelerator": "NVIDIA H200", "changed_since": ["code"]}
+    made_by = {"code": "01ab", "version": "0.1.0", "commit": None, "date": "2026-11-20"}
+    runs["21_fit:d1"].metrics["provenance"]["made_by"] = made_by
     page = pages.claims_page(lab.load(), {}, runs)
     text = section(page, "The source runs and their settings").replace("\\", "")
     assert "::::{dropdown} 21_fit:d1 · at D2's own settings · mnist (60,000 to train, 10,000 to test)" in text
@@ -172,6 +174,7 @@ def test_each_source_run_tells_date_data_machine_versions_and_settings(lab: Tiny
     assert "- Data: mnist, mnist.npz, fingerprint 01234567\n" in text
     assert "- Started 2026-11-20T22:53, 1 h 1 min; on NVIDIA H200, threads: 1\n" in text
     assert "- Versions: labutils 0.1.0, python 3.11.7\n" in text
+    assert "- Code: 01ab, version 0.1.0\n" in text
     assert "these had changed since the run: code\n" in text
     assert "* - n\n  - 60000\n* - sizes\n  - [1, 2]\n" in text
 
