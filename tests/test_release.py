@@ -38,6 +38,7 @@ IDIOMS = {
     "exercise.compare(",
     "withtorch.no_grad():",
     "generator=torch.Generator().manual_seed(seed)",
+    "chosen=torch.randperm(len(labels),generator=generator)[:count]",  # 41's lesson draws like this, too
 }  # say nothing, either
 
 
@@ -199,7 +200,7 @@ def test_a_full_round_of_nbgrader(made: Release, tmp_path: Path, monkeypatch: py
     handed_in = nbformat.from_dict(assigned)
     for cell in handed_in.cells:
         cell.source = answers[cell.id].source
-        if cell.id == "exercise-groups":  # the rates at the wrong layers
+        if nbgrader_of(cell).get("grade_id") == "two-groups":  # the rates at the wrong layers
             cell.source = cell.source.replace("readout: float, rest: float", "rest: float, readout: float")
     put(handed_in, "submitted", "one")
     for cell in handed_in.cells:
