@@ -16,10 +16,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -231,22 +233,36 @@ async def _kernel(start: _Start, forge: Forge | None) -> AsyncIterator[AsyncKern
             _end(process)
 
 
-def _arguments(connection: str) -> list[str]:
-    return ["-f", connection, "--HistoryManager.hist_file=:memory:"]
-
-
 def _spawn(connection: str, start: _Start) -> psutil.Process:
-    """Start a kernel as a new process. It ends with this one: ipykernel looks for its parent every second."""
+    """Start a kernel as a new process."""
     with start.log.open("wb") as log:
         return psutil.Popen(
-            [sys.executable, "-m", "ipykernel_launcher", *_arguments(connection)],
+            [sys.executable, "-P", "-m", "labs.jupyter", connection],  # -P: nothing in the folder shadows a library
             cwd=start.cwd,
-            env=start.environment | {"JPY_PARENT_PID": str(os.getpid())},
+            env=start.environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches the command only, which then ends its kernels in order
         )
+
+
+def _become_kernel(connection: str) -> None:
+    """Be a kernel, until the process that started this one ends."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        shutil.rmtree(Path(connection).parent, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)  # and what it has started
+
+    threading.Thread(target=watch, daemon=True).start()
+    from ipykernel.kernelapp import launch_new_instance
+
+    quiet = ["--HistoryManager.hist_file=:memory:", "--Application.log_level=CRITICAL"]
+    sys.argv = ["ipykernel_launcher", "-f", connection, *quiet]
+    launch_new_instance()
 
 
 def _end(process: psutil.Process) -> None:
@@ -323,12 +339,11 @@ def _imports() -> Iterator[str]:
 
 def _serve() -> None:
     """Fork a kernel for each line on standard input, and say its process; end when standard input does."""
-    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels look for this process
     with warnings.catch_warnings(action="ignore"):
         for statement in dict.fromkeys(_imports()):
             with contextlib.suppress(Exception):  # whoever needs it will hear of it
                 exec(statement, {})
-        from ipykernel.kernelapp import launch_new_instance
+        import ipykernel.kernelapp  # noqa: F401
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the kernels: they leave no zombies
     for line in sys.stdin.buffer:
         task = json.loads(line)
@@ -344,9 +359,8 @@ def _serve() -> None:
     os.chdir(task["cwd"])
     for number, name in enumerate((os.devnull, task["log"], task["log"])):
         os.dup2(os.open(name, os.O_RDWR | os.O_APPEND), number)
-    sys.argv = ["ipykernel_launcher", *_arguments(task["connection"])]
-    launch_new_instance()
+    _become_kernel(task["connection"])
 
 
 if __name__ == "__main__":
-    _serve()
+    _become_kernel(sys.argv[1]) if len(sys.argv) > 1 else _serve()

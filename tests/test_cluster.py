@@ -212,7 +212,7 @@ def test_who_interrupts_ends_the_work_of_external_workers(workers: Workers, tmp_
         wait_until(lambda: state.exists() or command.poll() is not None)
         worker = next(process for process in workers.processes[1:] if process.poll() is None)
         family = psutil.Process(worker.pid).children(recursive=True)
-        assert any("ipykernel_launcher" in one.cmdline() for one in family)
+        assert any("labs.jupyter" in one.cmdline() for one in family)
         command.send_signal(number)
         _, errors = command.communicate(timeout=60)
     finally:

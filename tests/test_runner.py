@@ -411,7 +411,7 @@ def test_interrupting_leaves_no_half_result_and_no_process(tiny_lab: TinyLab, tm
     try:
         wait_until(lambda: (tmp_path / "working").exists() or process.poll() is not None)
         family = psutil.Process(process.pid).children(recursive=True)
-        assert any("ipykernel_launcher" in " ".join(one.cmdline()) for one in family)
+        assert any("labs.jupyter" in one.cmdline() for one in family)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
