@@ -87,6 +87,8 @@ def _feed(update: Callable[[Any], None], value: Any, seen: dict[int, tuple[int, 
         value = value.tolist() if value.dtype.kind in "OSU" else torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
+        if flat.stride(0) != 1:  # one number, expanded
+            flat = flat.clone(memory_format=torch.contiguous_format)
         update(f"tensor {tuple(value.shape)} {value.dtype} ".encode())
         update(memoryview(flat.view(torch.uint8).numpy()))
     elif isinstance(value, Set):

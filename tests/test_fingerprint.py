@@ -34,6 +34,8 @@ def test_every_bit_counts() -> None:
     assert fingerprint(np.zeros(2)) == fingerprint(torch.zeros(2, dtype=torch.float64))
     assert fingerprint(np.float64(1.5)) == fingerprint(1.5)
     assert fingerprint(np.array(["a"])) == fingerprint(["a"])
+    assert fingerprint(torch.tensor(5).expand(1)) == fingerprint(torch.tensor([5]))
+    assert fingerprint(torch.tensor(5).expand(2, 3)) == fingerprint(torch.full((2, 3), 5))
     assert fingerprint(torch.arange(6).view(2, 3).t()) == fingerprint(torch.arange(6).view(2, 3).t().contiguous())
 
 
