@@ -36,7 +36,7 @@ from torch import Tensor, nn
 _LARGEST = 2**14  # weights of a layer; beyond, the matrix products of a BLAS library are faster
 _CACHE = 512 << 10  # bytes of a block's numbers: a common second-level cache
 _BLOCK = 320  # examples; longer blocks gain nothing
-# PyTorch's time on one core, about: so much a step (of several layers), and a nanosecond for each parameter and example.
+# PyTorch's time on one core, about: so much a step of several layers, and a nanosecond a parameter and example.
 # The pass takes a tenth to a third of it. Compiling takes 5 seconds, but once on a machine; loading it, one second in a
 # process. A notebook trains several such stacks: one that takes PyTorch this long by itself repays both.
 _SECONDS_A_STEP, _SECONDS_A_PRODUCT, _SECONDS_WORTH = 2.5e-3, 1e-9, 2.0
