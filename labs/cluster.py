@@ -116,7 +116,12 @@ async def _connect(scheduler: str | None, jobs: int) -> AsyncIterator[Client]:
     try:
         # A client that finds nobody leaves a thread behind and takes its time: knock first.
         socket.create_connection(get_address_host_port(scheduler), timeout=SECONDS_TO_CONNECT).close()
-        client = await Client(scheduler, **options)
+        client = Client(scheduler, **options)
+        try:
+            await client
+        except BaseException:
+            await client.close()  # else it does so later, and tells of it
+            raise
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # TimeoutError is an OSError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise LabsError(
