@@ -740,7 +740,7 @@ class _Family:
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(layer).items() if isinstance(value, bool | int | float | str)}
+    plain = {name: value for name, value in vars(layer).items() if type(value) in (bool, int, float, str)}
     return plain | {"training": None}
 
 
