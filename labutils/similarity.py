@@ -75,8 +75,9 @@ def cka(
 ) -> float:
     """Return the centered kernel alignment of two representations.
 
-    The usual, biased estimate grows with p/n: even independent representations come out near 1 where n < p. The
-    debiased one has mean 0 for independent representations whatever n, and so may be negative.
+    The usual, biased estimate of independent representations is about d / (d + n − 1), with d the effective number of
+    dimensions (Σλ)² / Σλ² of variances λ along principal directions, at most p: near 1 where n is much less than d.
+    The debiased one has mean 0 for independent representations whatever n, and so may be negative.
 
     Args:
         x, y: (n, ...) the two representations, of the same examples in the same order, n ≥ 2 (debiased: n ≥ 4); their
