@@ -1,24 +1,26 @@
-"""Distribution: tasks on the workers of a Dask scheduler that somebody has started.
+"""Distribution: parts of a computation on other processes, by joblib.
 
-`LABUTILS_SCHEDULER` names its address, such as `tcp://host:8786`; `training.fit` then sends its stacks there. Workers
-need the same version of labutils, and for equal numbers the same torch, the same kind of processor, and the same number
-of threads a computation (`OMP_NUM_THREADS=1`, and `--nthreads 1`, is best: one task uses one core).
+`LABUTILS_SCHEDULER` names the address of a Dask scheduler, such as `tcp://host:8786`; `training.fit` then sends parts
+of its stacks to the scheduler's workers. Without, they go to processes of this machine if joblib is told so, as by
+`with joblib.parallel_config(n_jobs=4):`. Workers need the same code and packages as this process, and for equal numbers
+the same kind of processor and the same number of threads a computation (`OMP_NUM_THREADS=1`, and `dask worker ADDRESS
+--nthreads 1`, is best: one task uses one core).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
-import importlib.metadata
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import joblib
 from tqdm.auto import tqdm
 
-import labutils
+from labutils import identity
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,13 +39,23 @@ def scheduler() -> str | None:
     return os.environ.get(ADDRESS) or None
 
 
+def wanted() -> bool:
+    """Whether parts of a computation go to other processes.
+
+    Example:
+        >>> with joblib.parallel_config(n_jobs=2):
+        ...     wanted()
+        True
+    """
+    return scheduler() is not None or joblib.parallel.get_active_backend()[1] not in (None, 1)
+
+
 def run(
     function: Callable[[Any, Any], Any], tasks: Sequence[Any], shared: Any, *, progress: bool = False
 ) -> Iterator[tuple[int, Any]]:
-    """Compute `function(task, shared)` for every task on the scheduler's workers.
+    """Compute `function(task, shared)` for every task on other processes.
 
-    A task whose worker died is computed again by another. What a task raises is raised here, and the others are
-    cancelled.
+    A task whose worker died is computed again by another. What a task raises is raised here.
 
     Args:
         function: a function of a module of labutils.
@@ -56,38 +68,38 @@ def run(
 
     Raises:
         ConnectionError: no scheduler answers at the address, or it has no worker.
-        RuntimeError: workers without labutils, or with another version; a task whose workers died again and again.
+        RuntimeError: workers with other code or packages; a task whose workers died again and again.
 
     Example:
-        >>> for number, result in run(max, [], 0):  # without tasks nobody is asked
-        ...     print(number, result)
+        >>> list(run(max, [], 0))  # without tasks nobody is asked
+        []
     """
     if not tasks:
         return
-    import cloudpickle
-    from distributed import KilledWorker, as_completed
-
-    client = _client(scheduler() or "")
-    _check_workers(client)
-    with warnings.catch_warnings():
-        # As a task of their own, not scattered, the data outlive the worker that holds them. As bytes, they spare the
-        # scheduler the import of torch.
+    place = contextlib.nullcontext()
+    if address := scheduler():
+        client = _client(address)
+        _check_workers(client)
+        place = joblib.parallel_config("dask", client=client, scatter=[shared])
+    with place, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
-        data = client.submit(pickle.loads, pickle.dumps(shared), pure=False)
-        futures = [client.submit(_call, cloudpickle.dumps((function, task)), data, pure=False) for task in tasks]
-    try:
-        with tqdm(total=len(tasks), unit="part", disable=not progress, leave=False) as bar:
-            numbers = {future.key: number for number, future in enumerate(futures)}
-            for future in as_completed(futures, loop=client.loop):
-                yield numbers[future.key], future.result()
-                future.release()
-                bar.update()
-    except KilledWorker as error:
-        raise RuntimeError(
-            "a part of the computation was given up, as every worker that took it died: is there enough memory?"
-        ) from error
-    finally:
-        client.cancel([data, *futures])
+        warnings.filterwarnings("ignore", message=".*input task iterator", category=UserWarning)
+        calls = [joblib.delayed(_call)(function, n, task, shared) for n, task in enumerate(tasks)]
+        results = joblib.Parallel(return_as="generator_unordered")(calls)
+        try:
+            yield from tqdm(results, total=len(tasks), unit="part", disable=not progress, leave=False)
+        except Exception as error:
+            if type(error).__name__ not in ("KilledWorker", "TerminatedWorkerError"):
+                raise
+            raise RuntimeError(
+                "a part of the computation was given up, as every worker that took it died: is there enough memory?"
+            ) from error
+        finally:
+            results.close()  # what nobody waits for any more is cancelled
+
+
+def _call(function: Callable[[Any, Any], Any], number: int, task: Any, shared: Any) -> tuple[int, Any]:
+    return number, function(task, shared)
 
 
 @functools.cache
@@ -107,26 +119,15 @@ def _client(address: str) -> Client:
 
 
 def _check_workers(client: Client) -> None:
-    """Refuse a scheduler without workers, and workers whose labutils is not this one."""
+    """Refuse a scheduler without workers, and workers whose numbers would not be ours."""
     try:
         client.wait_for_workers(1, timeout=_PATIENCE)
     except TimeoutError as error:
         raise ConnectionError(
             f"the scheduler at {scheduler()} has no worker: start some, as by `dask worker {scheduler()} --nthreads 1`"
         ) from error
-    # A function of Python's own library: it needs no labutils there.
-    found = client.run(importlib.metadata.version, "labutils", on_error="return")
-    for worker, version in found.items():
-        if isinstance(version, importlib.metadata.PackageNotFoundError):
-            raise RuntimeError(f"the worker {worker} has no labutils: install {labutils.__version__} there")
-        if isinstance(version, Exception):
-            raise version
-        if version != labutils.__version__:
-            raise RuntimeError(
-                f"the worker {worker} has labutils {version}, here it is {labutils.__version__}: install the same there"
-            )
-
-
-def _call(content: bytes, shared: Any) -> Any:
-    function, task = pickle.loads(content)
-    return function(task, shared)
+    for worker, found in client.run(identity.of_this_process, on_error="return").items():
+        if isinstance(found, Exception):
+            raise RuntimeError(f"the worker {worker} has no labutils, or an older one: install it there") from found
+        if differences := identity.differences(identity.of_this_process(), found):
+            raise RuntimeError(f"the worker {worker} has {', '.join(differences)}: install the same there as here")

@@ -223,19 +223,36 @@ def _flat(rows: Tensor) -> np.ndarray:
 
 def _layers(model: nn.Module) -> list[nn.Module] | None:
     """Return the layers that compute something, in order; None for a network that the pass does not know."""
+    layers = dense_layers(model)
+    if layers is None or not all(parameter.requires_grad for parameter in model.parameters()):
+        return None
+    if max(layer.weight.numel() for layer in layers if type(layer) is nn.Linear) > _LARGEST:
+        return None
+    return layers
+
+
+def dense_layers(model: nn.Module) -> list[nn.Module] | None:
+    """Return the layers of a plain dense network that compute something, in order.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The layers; None unless the network is an `nn.Sequential` of `nn.Linear`, `nn.Flatten` and the activations of
+        `models.ACTIVATIONS`, with no parameters tied and no hooks: all that its type says about what it computes.
+
+    Example:
+        >>> from labutils import models
+        >>> dense_layers(models.mlp((2, 3, 1)))
+        [Linear(in_features=2, out_features=3, bias=True), ReLU(), Linear(in_features=3, out_features=1, bias=True)]
+    """
     if type(model) is not nn.Sequential:
         return None
     layers, dense = list(model), [layer for layer in model if type(layer) is nn.Linear]
     owned = [p for layer in dense for p in (layer.weight, layer.bias) if p is not None]
     used = list(model.parameters())
-    if (
-        not dense
-        or len(owned) != len(used)
-        or any(a is not b or not a.requires_grad for a, b in zip(owned, used, strict=True))
-    ):
-        return None  # tied, frozen or further parameters
-    if max(layer.weight.numel() for layer in dense) > _LARGEST:
-        return None
+    if not dense or len(owned) != len(used) or any(a is not b for a, b in zip(owned, used, strict=True)):
+        return None  # tied or further parameters
     for layer in (model, *layers):
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer):
             return None

@@ -110,6 +110,7 @@ class Stack:
         first = next(iter(parameters.values()))
         self.dtype, self._home = first.dtype, first.device
         self._function, self._seeds, self._step = functional(self.models[0]), seeds, 0
+        self._dense = fused.dense_layers(self.models[0])
         self._pass = fused.Pass(self.models[0]) if self.plan.compiled else None
         self._bind()
 
@@ -179,9 +180,7 @@ class Stack:
         if self._pass:
             outputs = self.forward(x)
             return mean_loss(outputs, y, loss).double(), mean_accuracy(outputs, y)
-        with (
-            torch.no_grad()
-        ):  # chunk by chunk here too: the last bit of a loss depends on how many are computed at once
+        with torch.no_grad():  # by chunks, too: the last bit of a loss depends on how many are computed at once
             each = [self._measure(chunk, x, y, loss, False) for chunk in self._chunks]
         losses, shares = map(torch.cat, zip(*each, strict=True))
         return losses.double(), shares
@@ -253,6 +252,8 @@ class Stack:
         if self.chunk == 1:
             with self._random(chunk.models.start):
                 return self.models[chunk.models.start](x[0] if own else x).unsqueeze(0)
+        if self._dense:
+            return _dense_outputs(self._dense, list(chunk.state.values()), x, own)
         return vmap(self._function, (0, 0 if own else None))(chunk.state, x)
 
     def _measure(self, chunk: _Chunk, x: Tensor, y: Tensor, loss: str, own: bool) -> tuple[Tensor, Tensor]:
@@ -393,7 +394,7 @@ def plan(
             raise ValueError(f"a network must give (N, outputs), but {len(x)} examples give {tuple(shape)}")
         outputs, together = shape[1], min(chunk or room, k)
         problem = "they draw random numbers" if draws else None
-        if together > 1 and not draws:
+        if together > 1 and not draws and not fused.dense_layers(models[0]):
             problem = _problem_together(models, x)
         if problem and chunk:
             raise ValueError(f"chunk = {chunk}: these networks run one by one (1), since {problem}")
@@ -472,6 +473,41 @@ def _alone(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
         return functional(model)(buffers, x), buffers
+
+
+@contextlib.contextmanager
+def eval_mode(*networks: nn.Module) -> Iterator[None]:
+    """Put networks, and every layer in them, into eval mode for a while; then each layer is as it was before.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with eval_mode(layer):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
+    modes = [(layer, layer.training) for network in networks for layer in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def _dense_outputs(layers: Sequence[nn.Module], parameters: Sequence[Tensor], x: Tensor, own: bool) -> Tensor:
+    """Compute what vmap would, with the examples last: narrow layers then take a third to two thirds of the time."""
+    rest, h = iter(parameters), x.flatten(1 + own).mT
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            weight = next(rest)
+            h = h.expand(len(weight), *h.shape[-2:])
+            h = torch.bmm(weight, h) if layer.bias is None else torch.baddbmm(next(rest).unsqueeze(2), weight, h)
+        else:
+            h = layer(h)
+    return h.mT
 
 
 def aligned_rows(k: int, size: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:

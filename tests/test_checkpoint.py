@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutils import checkpoint, curvature, fingerprint, identity, models, training
+from labutils import checkpoint, curvature, engine, fingerprint, identity, models, training
 from labutils.checkpoint import Checkpoint, Values, bind
 
 K = 5
@@ -194,7 +194,7 @@ def test_interrupted_at_every_step_the_numbers_are_the_same(case: str, tmp_path:
 def test_several_batch_sizes_have_a_file_each(tmp_path: Path, monkeypatch) -> None:
     sizes = [8, 4, 8, 20, 4]
     expected = state_of(*train("own values, own seeds", batch_size=sizes), None)
-    real, stop = training._train, 1
+    real, stop = engine._train, 1
 
     def interrupt(*args: Any, **options: Any) -> Any:
         nonlocal stop
@@ -203,7 +203,7 @@ def test_several_batch_sizes_have_a_file_each(tmp_path: Path, monkeypatch) -> No
             raise Interrupted
         return real(*args, **options)
 
-    monkeypatch.setattr(training, "_train", interrupt)
+    monkeypatch.setattr(engine, "_train", interrupt)
     path = tmp_path / "fit.checkpoint"
     with pytest.raises(Interrupted):
         train("own values, own seeds", batch_size=sizes, checkpoint=path)
@@ -226,7 +226,7 @@ def test_a_folder_holds_a_file_for_every_training(tmp_path: Path, monkeypatch) -
 
 def test_the_time_spent_counts_from_the_first_start(tmp_path: Path, monkeypatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(ticks)))  # a second a look at the clock
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: float(next(ticks)))  # a second a look at the clock
     first = train("sgd", checkpoint=tmp_path / "c")[1].seconds
     monkeypatch.setattr(training.Stack, "backward", None)  # nothing is computed again
     assert train("sgd", checkpoint=tmp_path / "c")[1].seconds > first / 2 > 5

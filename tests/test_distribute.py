@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import subprocess
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import distributed
+import joblib
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import labutils
-from labutils import checkpoint, distribute, models, training
+from labutils import checkpoint, distribute, identity, models, training
 
 K = 5
 
@@ -254,6 +253,18 @@ def test_a_hook_that_has_measured_before_stays_here(monkeypatch) -> None:
     assert path.weights.shape[1] == 10
 
 
+@pytest.mark.parametrize("case", ["own values, own seeds", "batch normalization"])
+def test_processes_of_this_machine_compute_the_bits_too(case: str, monkeypatch) -> None:
+    here, there = train(case), training.Checkpoints()
+    with joblib.parallel_config(n_jobs=2):
+        same(train(case, there), here)
+    assert torch.equal(there.weights[:, -1], torch.stack([training_weights(model) for model in here[0]]))
+
+
+def training_weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
 def test_importing_the_module_does_not_import_dask() -> None:
     code = "import sys, labutils.training; print('distributed' in sys.modules, 'dask' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
@@ -281,18 +292,22 @@ class Fake:
         if not self.found:
             raise TimeoutError
 
-    def run(self, function: Any, name: str, on_error: str) -> dict[str, Any]:
-        assert (function, name, on_error) == (importlib.metadata.version, "labutils", "return")
-        return {"tcp://a": labutils.__version__, "tcp://b": self.found}
+    def run(self, function: Any, on_error: str) -> dict[str, Any]:
+        assert (function, on_error) == (identity.of_this_process, "return")
+        return {"tcp://a": identity.of_this_process(), "tcp://b": self.found}
 
 
 @pytest.mark.parametrize(
     ("found", "error", "message"),
     [
         (None, ConnectionError, r"the scheduler at tcp://s has no worker"),
-        ("0.0.1", RuntimeError, r"worker tcp://b has labutils 0\.0\.1, here it is .*install the same there"),
-        (importlib.metadata.PackageNotFoundError("labutils"), RuntimeError, "worker tcp://b has no labutils: install"),
-        (ValueError("another error"), ValueError, "another error"),
+        (identity.of_this_process() | {"torch": "1.0"}, RuntimeError, r"worker tcp://b has torch 1\.0 instead of"),
+        (
+            identity.of_this_process() | {"code of labutils": "old"},
+            RuntimeError,
+            "b has other code of labutils",
+        ),
+        (ModuleNotFoundError("labutils"), RuntimeError, "worker tcp://b has no labutils, or an older one: install"),
     ],
 )
 def test_unfit_workers_are_named(found: Any, error: type[Exception], message: str, monkeypatch) -> None:
@@ -301,11 +316,14 @@ def test_unfit_workers_are_named(found: Any, error: type[Exception], message: st
         distribute._check_workers(Fake(found))
 
 
-def test_a_part_that_kills_every_worker_is_given_up(elsewhere: str, monkeypatch) -> None:
-    def given_up(_futures: Any, loop: Any) -> Iterator[Any]:
-        raise distributed.KilledWorker("part", None, 3)
-        yield
+def test_a_part_that_kills_every_worker_is_given_up(monkeypatch) -> None:
+    def given_up(**_: Any) -> Any:
+        def call(_calls: Any) -> Iterator[Any]:
+            raise distributed.KilledWorker("part", None, 3)
+            yield
 
-    monkeypatch.setattr(distributed, "as_completed", given_up)
+        return call
+
+    monkeypatch.setattr(distribute.joblib, "Parallel", given_up)
     with pytest.raises(RuntimeError, match="given up, as every worker that took it died"):
-        train("own labels")
+        list(distribute.run(max, [1], 2))

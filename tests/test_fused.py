@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from labutils import functions, fused, models, training
+from labutils import engine, functions, fused, models, training
 
 RELATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}  # to the largest number that is compared
 LAYERS = (
@@ -240,8 +240,7 @@ def fit(networks: list[nn.Module], **settings: Any) -> training.History:
 
 def test_fit_takes_it_for_long_trainings_whatever_is_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    monkeypatch.setattr(training, "_train", lambda networks, parts, job, *_: used.append(job.compiled))
-    monkeypatch.setattr(training, "_merge", lambda *_: None)
+    monkeypatch.setattr(engine, "train", lambda _networks, _parts, jobs, *_: used.append(jobs[0].compiled))
     for epochs, chunk, name in (
         (20_000, None, "fit-0"),
         (20, None, "fit-0"),

@@ -27,6 +27,7 @@ SCIENCE = (
     "loops",
     "fused",
     "stack",
+    "engine",
     "training",
     "representations",
     "statistics",

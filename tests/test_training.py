@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from labutils import functions, models, training
+from labutils import engine, functions, models, training
 
 
 def make_mlps(k: int) -> list[nn.Sequential]:
@@ -675,7 +675,7 @@ def test_cuda_trains_as_the_cpu_does() -> None:
     torch.testing.assert_close(flat(on_gpu[0]), flat(on_cpu[0]), rtol=1e-9, atol=1e-12)
 
 
-class Bar(training.tqdm):
+class Bar(engine.tqdm):
     """A progress bar that keeps what it would show."""
 
     made: ClassVar[list["Bar"]] = []
@@ -691,7 +691,7 @@ class Bar(training.tqdm):
 
 @pytest.mark.parametrize("headless", [True, False])
 def test_progress_shows_where_somebody_watches(headless: bool, monkeypatch) -> None:
-    monkeypatch.setattr(training, "tqdm", Bar)
+    monkeypatch.setattr(engine, "tqdm", Bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     if headless:
         monkeypatch.setenv("LABUTILS_RUN_DIR", "somewhere")
