@@ -25,9 +25,10 @@ from torch.func import functional_call, stack_module_state, vmap
 from labutils import fused
 
 # Measured on two cores: 64 networks of 571 parameters train 8 times faster in one stack than in stacks of one, and
-# CIFAR-sized convolutions up to twice as fast alone. What decides is whether a batch's activations fit the cache;
-# convolutions, which gain less from company, are given less of it.
+# CIFAR-sized convolutions up to 1.6 times as fast alone. What decides is whether a batch's activations fit the cache;
+# convolutions, which gain less from company, are given less of it, and go alone unless it holds four of them.
 _CPU_BYTES_PER_THREAD = {"dense": 4 << 20, "convolutional": 2 << 20}
+_FEWEST = {"dense": 1, "convolutional": 4}
 _CUDA_BYTES = 4 << 30
 _ALIGNMENT = 64  # bytes; torch aligns what it allocates to as many
 
@@ -251,7 +252,7 @@ class Stack:
     def _outputs(self, chunk: _Chunk, x: Tensor, own: bool) -> Tensor:
         if self.chunk == 1:
             with self._random(chunk.models.start):
-                return self.models[chunk.models.start](x[0] if own else x).unsqueeze(0)
+                return self.models[chunk.models.start](_channels_last(x[0] if own else x)).unsqueeze(0)
         if self._dense:
             return _dense_outputs(self._dense, list(chunk.state.values()), x, own)
         return vmap(self._function, (0, 0 if own else None))(chunk.state, x)
@@ -447,7 +448,8 @@ def _try_alone(model: nn.Module, x: Tensor, batch_size: int, device: torch.devic
     bytes_per_model = values / len(x) * batch_size * x.dtype.itemsize
     kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in model.modules()) else "dense"
     limit = _CPU_BYTES_PER_THREAD[kind] * torch.get_num_threads() if device.type == "cpu" else _CUDA_BYTES
-    return max(1, int(limit / max(1, bytes_per_model))), draws, shape
+    room = int(limit / max(1, bytes_per_model))
+    return room if room >= _FEWEST[kind] else 1, draws, shape
 
 
 def _problem_together(models: Sequence[nn.Module], x: Tensor) -> str | None:
@@ -495,6 +497,17 @@ def eval_mode(*networks: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes:
             layer.training = mode
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Lay images of several channels out pixel by pixel on the CPU, which its convolutions compute faster from.
+
+    Measured for each of the source's networks: 0.5 to 0.85 of the time in training for those on CIFAR-10, at batches of
+    16 and 64, and half of it in evaluation. With one channel the two layouts are the same.
+    """
+    if x.dim() == 4 and x.shape[1] > 1 and x.device.type == "cpu":
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def _dense_outputs(layers: Sequence[nn.Module], parameters: Sequence[Tensor], x: Tensor, own: bool) -> Tensor:

@@ -274,13 +274,28 @@ def test_planning_changes_nothing() -> None:
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_tiny_networks_share_a_chunk_and_large_convolutions_run_alone() -> None:
+def test_tiny_networks_share_a_chunk_and_large_convolutions_run_alone(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     x, _ = functions.sample("sinc", 300, -1, 1)
     with Stack([models.build("fit-0", seed=s) for s in range(8)], example=x[:1], batch_size=300) as stack:
         assert stack.chunk == 8
-    images = torch.zeros(1, 3, 32, 32)
-    with Stack([models.build("cifar-7", seed=s) for s in range(3)], example=images, batch_size=64) as stack:
-        assert stack.chunk == 1
+    networks, images = [models.cnn((3, 8, 16), size=16, seed=s) for s in range(12)], torch.zeros(1, 3, 16, 16)
+    chunks = [plan(networks, images, batch_size, CPU).chunk for batch_size in (8, 16, 32, 64)]
+    assert chunks == [6, 4, 1, 1]
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, False), (2, True), (3, True)])
+def test_convolutions_alone_see_images_of_several_channels_pixel_by_pixel(channels: int, expected: bool) -> None:
+    network, seen = models.cnn((channels, 4, 3), size=8).double(), []
+    x, y = torch.randn(5, channels, 8, 8).double(), torch.tensor([0, 1, 2, 3, 4])
+    value = F.cross_entropy(network(x), y)
+    want = gradient(network, value)
+    network[1].register_forward_hook(lambda _layer, inputs, _output: seen.append(inputs[0].stride()[1] == 1))
+    with Stack([network], chunk=1) as stack:
+        losses, _ = stack.backward(x, y, "cross_entropy")
+        torch.testing.assert_close(stack.gradients[0], want, rtol=1e-10, atol=1e-14)
+    assert seen == [expected]
+    assert losses.item() == pytest.approx(value.item(), rel=1e-12)
 
 
 def test_a_part_of_a_stack_computes_the_bits_of_the_whole() -> None:
