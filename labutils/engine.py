@@ -316,7 +316,7 @@ def train(
     """Train networks as jobs say: here, or in parts on workers where there are some.
 
     Args:
-        networks: the networks; their weights change in place.
+        networks: the networks, in training mode; their weights change in place.
         parts: the data, on the jobs' device.
         jobs: one for each batch size; together they name each network once.
         on_epoch: called after each epoch.
@@ -352,8 +352,6 @@ def _train(
     if job.labels is not None:
         parts = parts | {"train": (parts["train"][0], job.labels)}
     history, batches = History.empty(len(networks), job.epochs, job.evaluate_every), _Batches(*parts["train"], job)
-    for model in networks:
-        model.train()
     bar = tqdm(total=job.epochs, unit="epoch", disable=not progress, leave=False)
     # The first network's mode is that of all that compute together.
     switched = networks if job.chunk == 1 or on_epoch is not None else networks[:1]

@@ -104,6 +104,8 @@ class Stack:
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.models, self.device = list(models), torch.device(device)
+        if planned is None:
+            check_same(self.models)
         self.plan = planned or plan(self.models, example, batch_size, self.device, chunk)
         parameters = dict(self.models[0].named_parameters())
         self.names, self.shapes = list(parameters), [p.shape for p in parameters.values()]
@@ -208,14 +210,16 @@ class Stack:
         for model in self.models:
             for tensor in (*model.parameters(), *model.buffers()):
                 tensor.data = tensor.data.clone()
-            model.to(self._home)
+            if self._home != self.device:  # a visit to every module takes time
+                model.to(self._home)
 
     def _bind(self) -> None:
         """Move all parameters into `weights`, and make the networks' own parameters views of it."""
         sizes = [shape.numel() for shape in self.shapes]
         self.weights, self.gradients = (aligned_rows(len(self), sum(sizes), self.dtype, self.device) for _ in range(2))
         for model, row in zip(self.models, self.weights, strict=True):
-            model.to(self.device)
+            if self._home != self.device:
+                model.to(self.device)
             for parameter, part in zip(model.parameters(), row.split(sizes), strict=True):
                 part = part.view(parameter.shape)
                 part.copy_(parameter.detach())
@@ -366,7 +370,7 @@ def plan(
     """Decide how networks compute in a stack, by the rule in this module's docstring.
 
     Args:
-        models: K networks of one architecture.
+        models: K networks of one architecture, see `check_same`.
         example: an example or a few (n, ...), on which they are tried in the mode that they are in; two for batch
             normalization. With None, they are taken to compute together, and to draw no random numbers.
         batch_size: examples in a batch.
@@ -377,13 +381,12 @@ def plan(
         The plan; its chunks are of about one size.
 
     Raises:
-        ValueError: networks that differ, that give no outputs (n, outputs), or that cannot compute together.
+        ValueError: networks that give no outputs (n, outputs), or that cannot compute together.
 
     Example:
         >>> plan([nn.Linear(2, 3) for _ in range(8)], torch.ones(1, 2), 100, torch.device("cpu"))
         Plan(chunk=8, draws=False, outputs=3, compiled=False)
     """
-    check_same(models)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk = {chunk}: networks that compute together are 1 or more")
     k, draws, outputs = len(models), False, None
