@@ -209,13 +209,17 @@ class Stack:
         self._chunks, self.weights.grad, self.gradients = [], None, self.gradients.new_empty(0)
         for model in self.models:
             for tensor in (*model.parameters(), *model.buffers()):
-                tensor.data = tensor.data.clone()
+                before = self._lent.get(tensor)
+                tensor.data = tensor.data.clone() if before is None else before.copy_(tensor.data)
             if self._home != self.device:  # a visit to every module takes time
                 model.to(self._home)
 
     def _bind(self) -> None:
         """Move all parameters into `weights`, and make the networks' own parameters views of it."""
         sizes = [shape.numel() for shape in self.shapes]
+        tensors = [tensor for model in self.models for tensor in (*model.parameters(), *model.buffers())]
+        # What is part of something larger stays so: the networks may be those of another stack, as in a hook of `fit`.
+        self._lent = {t: t.data for t in tensors if t.untyped_storage().nbytes() > t.numel() * t.element_size()}
         self.weights, self.gradients = (aligned_rows(len(self), sum(sizes), self.dtype, self.device) for _ in range(2))
         for model, row in zip(self.models, self.weights, strict=True):
             if self._home != self.device:
@@ -247,7 +251,8 @@ class Stack:
         if self.chunk == 1:
             return {}
         each = [dict(model.named_buffers()) for model in self.models[part]]
-        stacked = {name: torch.stack([buffers[name] for buffers in each]) for name in each[0]}
+        # With a row more than needed, they tell that they are a part of something larger.
+        stacked = {name: torch.stack([*(buffers[name] for buffers in each), each[0][name]])[:-1] for name in each[0]}
         for k, buffers in enumerate(each):
             for name, buffer in buffers.items():
                 buffer.data = stacked[name][k]
@@ -393,9 +398,10 @@ def plan(
     together = min(chunk or k, k)
     if example is not None:
         x = example.detach().to(next(models[0].parameters()))
-        room, draws, shape = _try_alone(models[0], x, batch_size, device)
+        room, draws, given = _try_alone(models[0], x, batch_size, device)
+        shape = tuple(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
         if len(shape) != 2 or shape[0] != len(x):
-            raise ValueError(f"a network must give (N, outputs), but {len(x)} examples give {tuple(shape)}")
+            raise ValueError(f"a network must give (N, outputs), but {len(x)} examples give {shape}")
         outputs, together = shape[1], min(chunk or room, k)
         problem = "they draw random numbers" if draws else None
         if together > 1 and not draws and not fused.dense_layers(models[0]):
@@ -410,7 +416,7 @@ def check_same(models: Sequence[nn.Module]) -> None:
     """Refuse networks that are not of one architecture.
 
     Raises:
-        ValueError: no networks, one of them twice, networks that differ, or several types of numbers.
+        ValueError: no networks, one twice, parameters shared, networks that differ, or several types of numbers.
 
     Example:
         >>> check_same([nn.Linear(1, 1), nn.Linear(1, 1)])
@@ -419,6 +425,9 @@ def check_same(models: Sequence[nn.Module]) -> None:
         raise ValueError("no models: give at least one network")
     if len({id(model) for model in models}) < len(models):
         raise ValueError("the same network object is given twice: build one for each place in the stack")
+    each = [parameter for model in models for parameter in model.parameters()]
+    if len({id(parameter) for parameter in each}) < len(each):
+        raise ValueError("networks share parameters: what one learns would change another, so build each by itself")
     described = [
         (repr(m), [(n, p.shape, p.dtype, p.requires_grad) for n, p in (*m.named_parameters(), *m.named_buffers())])
         for m in models
@@ -430,8 +439,8 @@ def check_same(models: Sequence[nn.Module]) -> None:
         raise ValueError("a network needs parameters, all of one floating-point type")
 
 
-def _try_alone(model: nn.Module, x: Tensor, batch_size: int, device: torch.device) -> tuple[int, bool, torch.Size]:
-    """Return how many networks' activations stay within the cache, whether they draw, and the outputs' shape."""
+def _try_alone(model: nn.Module, x: Tensor, batch_size: int, device: torch.device) -> tuple[int, bool, Any]:
+    """Return how many networks' activations stay within the cache, whether they draw, and the outputs."""
     values = 0
 
     def count(_layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -442,8 +451,7 @@ def _try_alone(model: nn.Module, x: Tensor, batch_size: int, device: torch.devic
     state: Callable[[], Tensor] = torch.get_rng_state if x.device.type == "cpu" else torch.cuda.get_rng_state
     try:
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-            before = state()
-            shape = _alone(model, x)[0].shape
+            before, (outputs, _) = state(), _alone(model, x)
             draws = not torch.equal(state(), before)
     finally:
         for hook in hooks:
@@ -452,7 +460,7 @@ def _try_alone(model: nn.Module, x: Tensor, batch_size: int, device: torch.devic
     kind = "convolutional" if any(isinstance(layer, nn.Conv2d) for layer in model.modules()) else "dense"
     limit = _CPU_BYTES_PER_THREAD[kind] * torch.get_num_threads() if device.type == "cpu" else _CUDA_BYTES
     room = int(limit / max(1, bytes_per_model))
-    return room if room >= _FEWEST[kind] else 1, draws, shape
+    return room if room >= _FEWEST[kind] else 1, draws, outputs
 
 
 def _problem_together(models: Sequence[nn.Module], x: Tensor) -> str | None:
@@ -527,7 +535,7 @@ def _dense_outputs(layers: Sequence[nn.Module], parameters: Sequence[Tensor], x:
 
 
 def aligned_rows(k: int, size: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Return zeros (k, size) whose rows begin at aligned addresses.
+    """Return zeros (k, size), part of a larger tensor, whose rows begin at aligned addresses.
 
     The last bit of a product depends on the address. So a network's numbers do not depend on its place in the stack.
 
@@ -536,7 +544,7 @@ def aligned_rows(k: int, size: int, dtype: torch.dtype, device: torch.device | s
         (16, 1)
     """
     step = _ALIGNMENT // dtype.itemsize
-    return torch.zeros(k, math.ceil(size / step) * step, dtype=dtype, device=device)[:, :size]
+    return torch.zeros(k, (size // step + 1) * step, dtype=dtype, device=device)[:, :size]
 
 
 def aligned(tensor: Tensor) -> Tensor:

@@ -277,6 +277,8 @@ def sweep(
             shared = {name: value for name, value in one.settings.items() if name not in _PER_NETWORK}
             stacks.setdefault(repr(sorted(shared.items())), []).append(one)
             done.append(one)
+        if len({id(network) for one in done for network in one.networks}) < len(done) * len(numbers):
+            raise ValueError(f"the function for network {network!r} gives the same object twice: it must build one")
         for stack in stacks.values():
             _train_combinations(stack, numbers, measure or {}, progress)
     return _tables(done, numbers, list(measure or {}))
@@ -345,7 +347,7 @@ def _columns(chosen: Mapping[str, Any], examples: Data) -> dict[str, Any]:
         if name == "layer_lr":
             columns |= {f"lr {layer}": rate for layer, rate in (value or {}).items()}
         elif name == "batch_size" and value is None:
-            columns[name] = len(examples[0] if isinstance(examples, tuple) else examples.train)
+            columns[name] = len(_split(examples)["train"][0])
         else:
             columns[name] = value
     return columns
@@ -646,8 +648,8 @@ def _parts(
 
 def _split(dataset: Data) -> Parts:
     """Return the parts of a data set that hold examples, as pairs of tensors."""
-    if isinstance(dataset, tuple):
-        return {"train": dataset}
+    if isinstance(dataset, (tuple, list)):
+        return {"train": (dataset[0], dataset[1])}
     parts = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     return {name: (part.x, part.y) for name, part in parts.items() if len(part) > 0}
 
@@ -667,7 +669,7 @@ def _own_labels(labels: Tensor | None, k: int, x: Tensor, y: Tensor) -> Tensor |
 def _convert(
     name: str, data: Split | tuple[Tensor, Tensor], loss: str, dtype: torch.dtype, device: str | torch.device
 ) -> tuple[Tensor, Tensor]:
-    x, y = (data.x, data.y) if isinstance(data, Split) else data
+    x, y = map(torch.as_tensor, (data.x, data.y) if isinstance(data, Split) else data)
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(
             f"{name}: {len(x)} examples and {len(y)} labels or targets; equal numbers are needed, 1 or more"

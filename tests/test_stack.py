@@ -333,6 +333,14 @@ def test_differing_networks_do_not_stack() -> None:
         Stack([nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())])
     with pytest.raises(ValueError, match=r"must give \(N, outputs\), but 2 examples give \(2,\)"):
         Stack([nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))], example=torch.zeros(2, 6))
+    pair = [models.mlp((6, 6, 6)) for _ in range(2)]
+    pair[1][3] = pair[0][3]
+    with pytest.raises(ValueError, match="networks share parameters"):
+        Stack(pair)
+    network = models.mlp((6, 3))
+    network.forward = lambda x: (x, x)
+    with pytest.raises(ValueError, match="but 2 examples give a tuple"):
+        Stack([network], example=torch.zeros(2, 6))
     with pytest.raises(ValueError, match="every parameter is frozen"), Stack([frozen(models.mlp((6, 3)))]) as stack:
         stack.backward(torch.zeros(2, 6), torch.tensor([0, 1]), "mse")
 

@@ -32,6 +32,9 @@ ENDS = ["train_loss", "train_accuracy"]  # of the second table
 OTHER_ENDS = ["validation_loss", "validation_accuracy", "test_loss", "test_accuracy"]
 
 
+ONLY = mlp(0)
+
+
 def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -174,6 +177,7 @@ def test_a_diverged_training_is_told() -> None:
         ({"seeds": 0}, "nothing to train"),
         ({"build": []}, "nothing to train"),
         ({"build": "lenet"}, "unknown network 'lenet'"),
+        ({"build": lambda _seed: ONLY, "grid": {"lr": [0.1], "batch_size": [4, 8]}}, "same object twice"),
         ({"grid": {"lr": [[0.1, 0.2]]}}, r"lr = \[0.1, 0.2\]: a number is needed"),
     ],
 )

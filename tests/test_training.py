@@ -660,6 +660,37 @@ def test_bad_input_is_named(changes: dict, message: str) -> None:
         fit(**changes)
 
 
+def normalized(k: int) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double() for _ in range(k)]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, None])
+@pytest.mark.parametrize("make", [make_mlps, normalized])
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_hook_may_put_the_networks_into_another_stack(make, chunk: int | None, k: int) -> None:
+    """Evaluated in the middle, they go on training; and a stack is what its networks are."""
+    quiet, watched, losses = make(k), make(k), []
+
+    def watch(_epoch: int, stack: training.Stack) -> None:
+        losses.append(training.evaluate(stack.models, make_data("mlp"))[0])
+        weights = training.evaluate_weights(stack.models[0], stack.weights[0].requires_grad_(), make_data("mlp"))[0]
+        assert weights == pytest.approx(losses[-1][0])
+
+    options = {"epochs": 3, "lr": 0.1, "batch_size": 16, "chunk": chunk}
+    training.fit(quiet, make_data("mlp"), **options)
+    history = training.fit(watched, make_data("mlp"), on_epoch=watch, **options)
+    for a, b in zip(quiet, watched, strict=True):
+        assert all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+    np.testing.assert_allclose(history.train_loss.T, losses, rtol=1e-12)
+
+
+def test_data_may_be_arrays() -> None:
+    x, y = make_data("mlp")
+    model = make_mlps(1)[0]
+    assert training.evaluate(model, [x.numpy(), y.numpy()]) == training.evaluate(model, (x, y))
+
+
 def test_small_images_cannot_be_cropped() -> None:
     with pytest.raises(ValueError, match="more than 4 pixels a side"):
         training.crop_and_flip(torch.zeros(2, 1, 4, 4), torch.Generator())
