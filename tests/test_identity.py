@@ -130,9 +130,10 @@ def test_every_module_of_labutils_can_be_followed() -> None:
         found = package.reached(f"from labutils import {path.stem}\nprint({path.stem})")
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                assert f"{path.stem}.{node.name}" in found
+                # What a decorator may enter somewhere counts as code of its module.
+                assert f"{path.stem}.{node.name}" in found or (node.decorator_list and path.stem in found)
     fit = package.reached("from labutils import training\ntraining.fit")
-    assert {"training.fit", "training.Measurements", "optim.Adam"} <= fit.keys()
+    assert {"training.fit", "stack.Stack", "optim.Adam"} <= fit.keys()
     assert not any(name.startswith(("plotting", "record", "curvature", "similarity")) for name in fit)
 
 
