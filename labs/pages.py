@@ -598,7 +598,7 @@ def reference_pages(package: Path, command: Path | None = None) -> dict[str, str
     for path, summary in _modules(package):
         module = f"{package.name}.{path.stem}"
         rows.append([f"[{module}]({module}.md)", summary])
-        directive = f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :member-order: bysource\n```\n"
+        directive = f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :ignore-module-all:\n   :member-order: bysource\n```\n"
         pages[f"reference/{module}.md"] = f"# {module}\n\n{directive}"
     lines = ["# The module labutils", "", "What the notebooks share. These pages are made from the docstrings.", ""]
     lines += list_table(rows, widths="25 75")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background is begun without it
 
 hypothesis.settings.register_profile("lab", deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("lab")
