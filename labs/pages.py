@@ -598,7 +598,8 @@ def reference_pages(package: Path, command: Path | None = None) -> dict[str, str
     for path, summary in _modules(package):
         module = f"{package.name}.{path.stem}"
         rows.append([f"[{module}]({module}.md)", summary])
-        directive = f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :ignore-module-all:\n   :member-order: bysource\n```\n"
+        options = "   :members:\n   :ignore-module-all:\n   :member-order: bysource\n"
+        directive = f"```{{eval-rst}}\n.. automodule:: {module}\n{options}```\n"
         pages[f"reference/{module}.md"] = f"# {module}\n\n{directive}"
     lines = ["# The module labutils", "", "What the notebooks share. These pages are made from the docstrings.", ""]
     lines += list_table(rows, widths="25 75")
