@@ -203,18 +203,18 @@ class Measurements:
         return self._taken[0]
 
 
-class Checkpoints(Measurements):
+class Snapshots(Measurements):
     """Collects the weights while `fit` trains; pass it as `on_epoch`. A checkpoint of `fit` keeps it.
 
     Args:
-        every: epochs between two checkpoints, of which the start (epoch 0) is one; or the epochs to take.
+        every: epochs between two snapshots, of which the start (epoch 0) is one; or the epochs to take.
 
     Attributes:
         epochs: the epochs at which weights were taken.
 
     Example:
         >>> from labutils import functions, models, training
-        >>> path = Checkpoints(every=2)
+        >>> path = Snapshots(every=2)
         >>> data = functions.sample("sinc", 9, -1, 1)
         >>> _ = training.fit(models.mlp((1, 2, 1)), data, epochs=4, lr=0.1, loss="mse", on_epoch=path)
         >>> path.epochs, tuple(path.weights.shape)
@@ -226,7 +226,7 @@ class Checkpoints(Measurements):
 
     @property
     def weights(self) -> Tensor:
-        """The weights taken so far, (K, checkpoints, P)."""
+        """The weights taken so far, (K, snapshots, P)."""
         return self._all().transpose(0, 1)
 
 
@@ -440,7 +440,7 @@ def has_state(hook: Hook) -> bool:
     """Whether a checkpoint can keep a hook.
 
     Example:
-        >>> has_state(Checkpoints()), has_state(print)
+        >>> has_state(Snapshots()), has_state(print)
         (True, False)
     """
     return hasattr(hook, "state_dict") and hasattr(hook, "load_state_dict")

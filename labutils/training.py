@@ -27,13 +27,23 @@ from tqdm.auto import tqdm
 from labutils import checkpoint as checkpoints
 from labutils import engine, fused
 from labutils.data import Dataset, Split
-from labutils.engine import Checkpoints, History, Hook, Measurements, Parts, crop_and_flip, whole
+from labutils.engine import History, Hook, Measurements, Parts, Snapshots, crop_and_flip, whole
 from labutils.models import build as build_named
 from labutils.stack import Stack, aligned, check_same, eval_mode, plan
 
 __all__ = [
-    "Checkpoints", "History", "Measurements", "Stack", "crop_and_flip", "epochs_to_convergence", "eval_mode",
-    "evaluate", "evaluate_weights", "fit", "sweep", "watched",
+    "History",
+    "Measurements",
+    "Snapshots",
+    "Stack",
+    "crop_and_flip",
+    "epochs_to_convergence",
+    "eval_mode",
+    "evaluate",
+    "evaluate_weights",
+    "fit",
+    "sweep",
+    "watched",
 ]  # fmt: skip
 
 _COPIES, _COPIES_BYTES = 64, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
@@ -85,16 +95,16 @@ def fit(
     With a checkpoint, a training that was interrupted, by Ctrl-C or a power cut, continues in the middle of the epoch
     when it is called again with the same settings, data and initial networks, and one that had finished returns at
     once; see `labutils.checkpoint`. For that, `on_epoch` needs a state to save (`state_dict()` and
-    `load_state_dict()`), as `Checkpoints` and `Measurements` have it: with another hook, nothing is saved.
+    `load_state_dict()`), as `Snapshots` and `Measurements` have it: with another hook, nothing is saved.
 
     Where `LABUTILS_SCHEDULER` names a Dask scheduler, a stack of several chunks is sent to its workers chunk by chunk,
     see `labutils.distribute`. The numbers stay the same, bit for bit where the workers have the same kind of processor,
     the same torch and the same number of threads as this process: each chunk is the same computation, wherever it runs.
     Networks with dropout train here, since they share one random stream; so do those with a hook other than
-    `Checkpoints` and `Measurements`, and those with a `checkpoint` of their own.
+    `Snapshots` and `Measurements`, and those with a `checkpoint` of their own.
 
     Args:
-        models: a network, or a list of K networks of one architecture, of any floating-point type.
+        models: a network, or a list of K networks of one architecture, in float32 or float64.
         dataset: a `Dataset`, or a pair x (N, ...), y of tensors; y holds labels (N,) or targets (N, outputs).
         epochs: passes through the training part.
         lr: learning rate; as momentum and weight_decay, one value, or one for each network.
@@ -120,7 +130,7 @@ def fit(
         evaluate_every: epochs between two evaluations; the start and the last epoch are always evaluated. 0 evaluates
             nothing, and the History then holds only running values.
         on_epoch: called as `on_epoch(epoch, stack)` at the start (0) and after each epoch, with the networks in eval
-            mode, such as a `Checkpoints`.
+            mode, such as a `Snapshots`.
         device: where to train, "cpu" or "cuda"; the networks return to where they were.
         chunk: networks that compute together, see `Stack`; None chooses, or takes the compiled pass of
             `labutils.fused` for small dense networks that train for long: the same to rounding, several times as fast.
@@ -500,7 +510,7 @@ def evaluate_weights(
 
     Args:
         model: the network; its own weights are left alone, its buffers (such as batch normalization's) are used.
-        weights: (..., P), flattened in the order of `model.parameters()`, as in `Stack.weights` and `Checkpoints`.
+        weights: (..., P), flattened in the order of `model.parameters()`, as in `Stack.weights` and `Snapshots`.
         data: a part of a `Dataset`, or a pair of tensors as for `fit`.
         loss: "cross_entropy" or "mse".
         device: where to compute.

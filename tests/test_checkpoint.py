@@ -317,7 +317,7 @@ def train(out):
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(60, 4, generator=generator), torch.randint(0, 3, (60,), generator=generator)
     networks = [models.mlp((4, 6, 3), "tanh", seed=s) for s in range(4)]
-    path = training.Checkpoints(3)
+    path = training.Snapshots(3)
     history = training.fit(networks, data, epochs=15, batch_size=8, lr=[0.1, 0.01, 0.03, 0.3], momentum=0.9,
                            schedule="one_cycle", seed=range(4), on_epoch=path)
     with open(out, "wb") as file:
@@ -478,7 +478,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"labels": LABELS}, "other labels"),
     ({"chunk": 2}, "chunk 5, now 2"),
     ({"optimizer": "adam", "momentum": 0.0}, "optimizer sgd, now adam"),
-    ({"on_epoch": training.Checkpoints(2)}, "other on epoch"),
+    ({"on_epoch": training.Snapshots(2)}, "other on epoch"),
     ({"dataset": points(1)}, "other train data"),
     ({"dataset": (points()[0], 2 - points()[1])}, "other train data"),
     ({"models": [models.mlp((4, 6, 3), "tanh", seed=s + 1) for s in range(K)]}, "other initial weights"),

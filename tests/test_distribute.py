@@ -157,7 +157,7 @@ def test_workers_compute_the_bits_of_a_local_training(case: str, elsewhere: str,
 def test_weights_and_measurements_come_back_in_order(elsewhere: str, monkeypatch) -> None:
     found = []
     for _ in range(2):
-        path, norms = training.Checkpoints(2), training.Measurements(lambda _, s: s.gradients.norm(dim=1), [0, 3])
+        path, norms = training.Snapshots(2), training.Measurements(lambda _, s: s.gradients.norm(dim=1), [0, 3])
         train("own values, own seeds", path)
         train("own values, own seeds", norms)
         found.append((path.weights, path.epochs, norms.values, norms.epochs))
@@ -188,14 +188,14 @@ def test_parts_that_are_done_are_not_sent_again(elsewhere: str, tmp_path: Path, 
     monkeypatch.setattr(distribute, "run", run)
     monkeypatch.setenv(checkpoint.FOLDER, str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        train("own values, own seeds", training.Checkpoints())
+        train("own values, own seeds", training.Snapshots())
     for _ in range(2):
-        path = training.Checkpoints()
+        path = training.Snapshots()
         there = train("own values, own seeds", path)
     assert sent == [3, 2, 0]
     monkeypatch.delenv(distribute.ADDRESS)
     monkeypatch.delenv(checkpoint.FOLDER)
-    here = training.Checkpoints()
+    here = training.Snapshots()
     same(there, train("own values, own seeds", here))
     assert torch.equal(path.weights, here.weights)
 
@@ -214,7 +214,7 @@ def test_a_worker_that_dies_in_the_middle_costs_only_time(elsewhere: str, tmp_pa
     there = train("own values, own seeds", seen)
     assert int(marker.read_text()) != os.getpid()
     monkeypatch.delenv(distribute.ADDRESS)
-    expected = training.Checkpoints()
+    expected = training.Snapshots()
     same(there, train("own values, own seeds", expected))
     assert np.array_equal(seen.values, expected.values)
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_split_trains_here(more: dict[str, Any], tmp_path: Path, 
 
 
 def test_a_hook_that_has_measured_before_stays_here(monkeypatch) -> None:
-    path = training.Checkpoints()
+    path = training.Snapshots()
     train("own values, own seeds", path)
     monkeypatch.setenv(distribute.ADDRESS, "tcp://127.0.0.1:1")
     monkeypatch.setattr(distribute, "run", never)
@@ -255,7 +255,7 @@ def test_a_hook_that_has_measured_before_stays_here(monkeypatch) -> None:
 
 @pytest.mark.parametrize("case", ["own values, own seeds", "batch normalization"])
 def test_processes_of_this_machine_compute_the_bits_too(case: str, monkeypatch) -> None:
-    here, there = train(case), training.Checkpoints()
+    here, there = train(case), training.Snapshots()
     with joblib.parallel_config(n_jobs=2):
         same(train(case, there), here)
     assert torch.equal(there.weights[:, -1], torch.stack([training_weights(model) for model in here[0]]))

@@ -652,7 +652,7 @@ def test_a_surface_uses_the_networks_buffers() -> None:
 
 def test_a_surface_through_a_path_shows_the_loss_of_its_projection() -> None:
     network = models.mlp((6, 9, 3), "tanh").double()
-    data, saved = (randn(30, 6), torch.arange(30) % 3), training.Checkpoints()
+    data, saved = (randn(30, 6), torch.arange(30) % 3), training.Snapshots()
     training.fit(network, data, epochs=8, lr=0.5, on_epoch=saved)
     path = landscape.path_pca(saved.weights[0])
     a, b = path.coordinates[3]

@@ -191,7 +191,7 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
         runs.append(torch.stack([flat(model) for model in networks]))
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
-    training.fit(make_mlps(1), (x, y), epochs=1, lr=np.float32(0.1), on_epoch=training.Checkpoints(np.int64(1)))
+    training.fit(make_mlps(1), (x, y), epochs=1, lr=np.float32(0.1), on_epoch=training.Snapshots(np.int64(1)))
 
 
 def test_one_hot_targets_may_be_whole_numbers() -> None:
@@ -506,7 +506,7 @@ def test_crop_and_flip_reaches_every_shift_about_equally() -> None:
 def test_checkpoints_hold_the_path() -> None:
     networks = make_mlps(2)
     start = torch.stack([flat(m) for m in networks])
-    path = training.Checkpoints(every=2)
+    path = training.Snapshots(every=2)
     training.fit(networks, make_data("mlp"), epochs=5, lr=0.1, on_epoch=path)
     assert path.epochs == [0, 2, 4]
     assert path.weights.shape == (2, 3, start.shape[1])
@@ -518,7 +518,7 @@ def test_checkpoints_hold_the_path() -> None:
 
 def test_measurements_hold_what_the_function_returns() -> None:
     networks, data = make_mlps(2), make_data("mlp")
-    path = training.Checkpoints([0, 3, 5])
+    path = training.Snapshots([0, 3, 5])
     training.fit(make_mlps(2), data, epochs=5, lr=0.1, on_epoch=path)
     lengths = training.Measurements(
         lambda epoch, stack: [[epoch, w.norm().item()] for w in stack.weights], every=[5, 0, 3]
@@ -545,7 +545,7 @@ def test_measurements_need_a_row_for_each_network() -> None:
         with pytest.raises(ValueError, match=rf"measured {shape}: one row for each of the 3 networks"):
             training.fit(make_mlps(3), make_data("mlp"), epochs=1, lr=0.1, on_epoch=hook)
     with pytest.raises(ValueError, match="nothing has been measured yet"):
-        _ = training.Checkpoints().weights
+        _ = training.Snapshots().weights
     with pytest.raises(ValueError, match="every = 0"):
         training.Measurements(lambda _epoch, _stack: 0, every=0)
 
