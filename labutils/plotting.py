@@ -19,14 +19,9 @@ with bands over seeds, `points`, `heatmaps` and `forest` (estimates with interva
 
 from __future__ import annotations
 
-import base64
-import functools
-import html
-import io
 import itertools
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,9 +47,9 @@ from labutils.drawing import (
     use_style,
     write_note,
 )
+from labutils.slider import slider
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
@@ -84,7 +79,6 @@ MARKERS = "os^Dv<>"
 DIVERGING = "RdBu_r"  # for signed numbers: white is 0
 _HEATMAP, _CELL = "heatmap", "cell"
 _CHARACTER = 0.65  # width of a character, relative to its height
-_CSS_DPI = 90  # pixels of a page for an inch: half the saved resolution
 
 
 def panels(
@@ -499,76 +493,6 @@ def image_grid(
     return figure
 
 
-def slider(
-    figure: Figure,
-    draw: Callable[[Any], object],
-    values: Iterable[Any],
-    static: Any,
-    *,
-    label: str,
-    format: str = "{:g}",
-) -> Any | VBox:
-    """Return a slider that moves through precomputed values, or the static figure where nobody could move it.
-
-    Somebody watches in an interactive kernel (Jupyter, Colab) unless LABUTILS_RUN_DIR is set, as in `labs run`, tests
-    and the book. The arrow keys move a slider that has the focus; its value stands beside it and in the picture's
-    alternative text.
-
-    Args:
-        figure: The figure; it may be closed, as `run.figure` leaves it.
-        draw: Called with a value; changes the figure's artists to show it. It should compute nothing: a move is
-            as quick as drawing is.
-        values: What the slider selects from, at least two, hashable; it begins at the first.
-        static: The figure as `run.figure` returns it, at a position that shows the point without moving.
-        label: What the slider sets, with its unit.
-        format: How a value is written, as in `str.format`.
-
-    Returns:
-        What to display, as the last value of a cell.
-
-    Raises:
-        ValueError: If there are fewer than two values, or two that are written alike.
-
-    Example:
-        >>> figure, ax = panels()
-        >>> (dot,) = ax.plot([0], [1], "o")
-        >>> slider(figure, lambda x: dot.set_xdata([x]), [0, 1, 2], "the picture", label="position")
-        'the picture'
-        >>> plt.close(figure)
-    """
-    options = [(format.format(value), value) for value in values]
-    names = [name for name, _ in options]
-    if len(options) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"slider {label!r}: needs two values or more that format={format!r} tells apart, got {names}")
-    if not _watched():
-        return static
-    import ipywidgets  # takes a while to import, which headless runs need not wait for
-
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # settled: while the slider moves, the axes stay where they are
-    box = figure.get_tightbbox().padded(0.1)
-
-    @functools.cache
-    def render(value: Any) -> str:
-        draw(value)
-        buffer = io.BytesIO()  # sharp enough, and drawn in the time between two moves
-        figure.savefig(buffer, format="png", dpi=1.5 * _CSS_DPI, bbox_inches=box, pil_kwargs={"compress_level": 1})
-        code = base64.b64encode(buffer.getvalue()).decode()
-        alt = f"{static.alt} Here, {label} is {format.format(value)}."
-        style = f"width: {_CSS_DPI * box.width:.0f}px; max-width: 100%; height: auto"
-        return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" style="{style}">'
-
-    control = ipywidgets.SelectionSlider(
-        options=options, description=label, style={"description_width": "initial"}, layout={"width": "95%"}
-    )
-    view = ipywidgets.HTML(render(control.value))
-    control.observe(lambda change: setattr(view, "value", render(change["new"])), names="value")
-    shown = ipywidgets.VBox([control, view])
-    bundle = {**static._repr_mimebundle_()[0], **shown._repr_mimebundle_()}
-    shown._repr_mimebundle_ = lambda **_: bundle  # where a page shows no widgets, the static picture stands in
-    return shown
-
-
 def _flow(number: int, *, columns: int = 2, **options: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure of so many panels, row by row."""
     columns = min(columns, number)
@@ -576,15 +500,6 @@ def _flow(number: int, *, columns: int = 2, **options: Any) -> tuple[Figure, lis
     for ax in axes.flat[number:]:
         ax.remove()
     return figure, list(axes.flat[:number])
-
-
-def _watched() -> bool:
-    """Whether this runs in a notebook that somebody has open."""
-    if os.environ.get("LABUTILS_RUN_DIR"):
-        return False
-    from IPython import get_ipython
-
-    return hasattr(get_ipython(), "kernel")
 
 
 def _panels_of(

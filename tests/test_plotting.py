@@ -1,28 +1,20 @@
 """labutils.plotting: whole figures, from frames and of pictures, cells and sliders."""
 
-import base64
-import io
 import itertools
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import nbclient
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from IPython.core.formatters import DisplayFormatter
-from nbformat.v4 import new_code_cell, new_notebook
-from PIL import Image
 
 from labutils import plotting
 from labutils.drawing import COLORS, contrast, use_style
-from labutils.plotting import WIDTH, curves, heatmap, image_grid, label_lines, panels, slider
-from labutils.record import SavedFigure, _missing_labels
+from labutils.plotting import WIDTH, curves, heatmap, image_grid, label_lines, panels
+from labutils.record import _missing_labels
 
 mpl.use("Agg")
 
@@ -230,101 +222,6 @@ def test_panel_each_has_one_titled_panel_for_each(count: int, columns: int) -> N
 def test_panel_each_refuses(titles: list[str]) -> None:
     with pytest.raises(ValueError, match="one or more, all different"):
         plotting.panel_each(titles)
-
-
-# --- sliders
-
-
-@pytest.fixture
-def moving(monkeypatch):
-    """A figure with a dot that a slider moves, its static picture, and what was drawn."""
-    figure, ax = panels()
-    (dot,) = ax.plot([0], [0], "o")
-    ax.set(xlim=(-1, 3), ylim=(-1, 1))
-    drawn = []
-
-    def draw(x: float) -> None:
-        drawn.append(x)
-        dot.set_xdata([x])
-
-    plt.close(figure)  # as Run.figure leaves it
-    return SimpleNamespace(
-        figure=figure, draw=draw, drawn=drawn, static=SavedFigure("dot", "A <moving> dot.", b"\x89PNG" + bytes(20))
-    )
-
-
-def picture(view) -> np.ndarray:
-    """The pixels of the picture that a slider shows."""
-    code = view.value.partition("base64,")[2].partition('"')[0]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert("RGB")).astype(int)
-
-
-def test_a_slider_draws_where_it_is_moved_to(moving, monkeypatch):
-    monkeypatch.setattr(plotting, "_watched", lambda: True)
-    it = slider(moving.figure, moving.draw, [0.0, 1.0, 2.0], moving.static, label="x (m)", format="{:.1f}")
-    control, view = it.children
-    assert control.description == "x (m)"
-    assert [name for name, _ in control.options] == ["0.0", "1.0", "2.0"]
-    assert control.value == 0.0
-    pictures = [picture(view)]
-    for value in (1.0, 2.0):
-        control.value = value
-        assert f'alt="A &lt;moving&gt; dot. Here, x (m) is {value:.1f}."' in view.value
-        pictures.append(picture(view))
-    assert len({p.shape for p in pictures}) == 1  # the page does not jump
-    columns = [np.argwhere(p[..., 2] - p[..., 0] > 80)[:, 1].mean() for p in pictures]
-    assert np.diff(columns) == pytest.approx(np.diff(columns)[0], rel=0.02)
-    assert np.diff(columns)[0] > 20
-    control.value = 0.0
-    assert moving.drawn == [0.0, 1.0, 2.0]  # what was drawn before is only shown again
-    assert (picture(view) == pictures[0]).all()
-
-
-def test_a_slider_has_the_static_picture_to_fall_back_on(moving, monkeypatch):
-    monkeypatch.setattr(plotting, "_watched", lambda: True)
-    bundle, _ = DisplayFormatter().format(slider(moving.figure, moving.draw, [0, 1], moving.static, label="x"))
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert "A &lt;moving&gt; dot." in bundle["text/html"]
-    assert "image/png" in bundle
-
-
-def test_nobody_watches_a_test(moving, monkeypatch):
-    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
-    assert slider(moving.figure, moving.draw, [0, 1], moving.static, label="x") is moving.static
-    assert moving.drawn == []
-
-
-@pytest.mark.parametrize(("values", "form"), [([], "{}"), ([1], "{}"), ([0.101, 0.102], "{:.2f}")])
-def test_a_slider_needs_values_that_can_be_told_apart(moving, values, form):
-    with pytest.raises(ValueError, match="slider 'x': needs two values or more"):
-        slider(moving.figure, moving.draw, values, moving.static, label="x", format=form)
-
-
-@pytest.mark.parametrize("headless", [True, False])
-def test_a_run_shows_the_static_figure_and_a_reader_the_slider(headless, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    if headless:
-        monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path / "run"))
-    else:
-        monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
-    code = """
-from labutils import plotting, record
-run = record.start("99_slider", {})
-figure, ax = plotting.panels()
-(dot,) = ax.plot([0, 1], [0, 1], "o")
-ax.set(xlabel="x", ylabel="y")
-static = run.figure(figure, "dots", alt="Two dots, one of which moves up.")
-plotting.slider(figure, lambda y: dot.set_ydata([0, y]), [1, 2], static, label="y")
-"""
-    book = new_notebook(cells=[new_code_cell(code)])
-    nbclient.execute(book, kernel_name="python3", timeout=120)
-    (output,) = book.cells[0].outputs
-    assert "Two dots, one of which moves up." in output.data["text/html"]
-    assert ("application/vnd.jupyter.widget-view+json" in output.data) is not headless
-    assert ("widgets" in book.metadata) is not headless
-    figures = "run/figures" if headless else "results/99_slider/interactive/figures"
-    assert (tmp_path / figures / "dots.png").is_file()
-    nbformat.validate(book)
 
 
 # --- From frames

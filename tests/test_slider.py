@@ -1,0 +1,68 @@
+"""labutils.slider: pictures drawn beforehand, and the control that shows one of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from PIL import Image
+
+from labutils import slider as module
+from labutils.plotting import panels, slider
+from labutils.record import SavedFigure
+
+
+@pytest.fixture
+def moving() -> SimpleNamespace:
+    """A figure with a dot that a slider moves, and its recorded picture."""
+    figure, ax = panels()
+    (dot,) = ax.plot([0], [0], "o")
+    ax.set(xlim=(-1, 3), ylim=(-1, 1))
+    plt.close(figure)  # as run.figure leaves it
+    still = SavedFigure("dot", "A <moving> dot.", b"\x89PNG" + bytes(20))
+    return SimpleNamespace(figure=figure, draw=lambda x: dot.set_xdata([x]), still=still)
+
+
+def test_each_picture_shows_its_value(moving: SimpleNamespace) -> None:
+    it = slider(moving.figure, moving.draw, [0.0, 1.0, 2.0], moving.still, label="x (m)", start=1.0, format="{:.1f}")
+    shown = DisplayFormatter().format(it)[0]["text/html"]
+    images = re.findall(r"<img src=\"data:image/webp;base64,([^\"]+)\" data-value=\"([^\"]+)\" alt=\"([^\"]+)\"", shown)
+    assert [value for _, value, _ in images] == ["0.0", "1.0", "2.0"]
+    assert [alt for *_, alt in images] == [f"A &lt;moving&gt; dot. Here, x (m) is {x}.0." for x in range(3)]
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(code)))).astype(int) for code, *_ in images]
+    assert len({picture.shape for picture in pictures}) == 1, "the page would jump"
+    columns = [np.argwhere(p[..., 2] - p[..., 0] > 80)[:, 1].mean() for p in pictures]
+    assert np.diff(columns) == pytest.approx(np.diff(columns)[0], rel=0.05)
+    assert np.diff(columns)[0] > 20
+    assert [" hidden" in tag for tag in re.findall("<img [^>]+>", shown)] == [True, False, True]
+    assert 'value="1" aria-valuetext="1.0"' in shown
+
+
+def test_where_no_html_is_shown_there_is_the_recorded_figure(moving: SimpleNamespace) -> None:
+    it = slider(moving.figure, moving.draw, [0, 1], moving.still, label="x")
+    bundle = DisplayFormatter().format(it)[0]
+    assert base64.b64decode(bundle["image/png"]) == moving.still.png
+    assert "A <moving> dot." in bundle["text/plain"]
+
+
+@pytest.mark.parametrize(("values", "form"), [([], "{}"), ([1], "{}"), ([0.101, 0.102], "{:.2f}")])
+def test_values_that_cannot_be_told_apart_are_refused(moving: SimpleNamespace, values: list, form: str) -> None:
+    with pytest.raises(ValueError, match="slider 'x': needs two values or more"):
+        slider(moving.figure, moving.draw, values, moving.still, label="x", format=form)
+
+
+def test_a_start_that_is_no_value_is_refused(moving: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="start = 3 is none of its values"):
+        slider(moving.figure, moving.draw, [0, 1], moving.still, label="x", start=3)
+
+
+def test_pictures_that_are_too_large_are_refused(moving: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="slider 'x': 2 pictures of 0.0 MB, 1 MB at most: take fewer"):
+        slider(moving.figure, moving.draw, [0, 1], moving.still, label="x")
