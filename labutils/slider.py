@@ -125,8 +125,6 @@ def slider(
         pictures.append(packed.getvalue())
     size = sum(map(len, pictures)) * 4 // 3  # as text
     if size > MOST_BYTES:
-        raise ValueError(
-            f"slider {label!r}: its {len(pictures)} pictures take {size / 1e6:.1f} MB, 1 MB at most: fewer"
-        )
+        raise ValueError(f"slider {label!r}: {len(pictures)} pictures of {size / 1e6:.1f} MB, 1 MB at most: take fewer")
     at = 0 if start is None else chosen.index(start)
     return Slider(label, names, tuple(pictures), at, still, round(_PAGE_DPI * box.width))
