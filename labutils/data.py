@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import shutil
 import socket
@@ -35,7 +36,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import numpy as np
@@ -64,6 +65,7 @@ _IMAGE_SHAPE = {"mnist": (28, 28), "fashion_mnist": (28, 28), "cifar10": (32, 32
 _DEFAULT_SIZE = {"digits": 16}  # two poolings of an 8×8 image would leave a network almost nothing to see
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _CHUNK = 512  # images converted at a time: small enough for the processor's cache
+_MOST_BYTES = 1 << 30  # of an unpacked file; CIFAR-10 has 184 MB
 _TIMEOUT = 30.0  # seconds without an answer after which a host counts as unreachable
 
 Arrays = dict[str, np.ndarray]
@@ -484,6 +486,7 @@ def _read(name: str, file: Path) -> Arrays:
         try:
             if not zipfile.is_zipfile(stream):
                 raise ValueError("it is no complete .npz archive; it may be cut off")
+            _check_sizes(stream)
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:  # reading to the end compares the checksums
                 arrays = {key: archive[key] for key in _ARRAYS if key in archive}
@@ -496,6 +499,22 @@ def _read(name: str, file: Path) -> Arrays:
                 "or replace it by a good copy (the format is in help('labutils.data'))."
             ) from error
     return arrays
+
+
+def _check_sizes(stream: BinaryIO) -> None:
+    """Refuse what would fill the memory: an archive that unpacks to many times its size, or claims what it lacks."""
+    with zipfile.ZipFile(stream) as archive:
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+        if sum(sizes.values()) > _MOST_BYTES:
+            raise ValueError(f"it would unpack to {sum(sizes.values()) / 1e9:.1f} GB, more than any of these data sets")
+        for key in _ARRAYS:
+            if f"{key}.npy" in sizes:
+                with archive.open(f"{key}.npy") as member:
+                    first = np.lib.format.read_magic(member) == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(member)
+                if math.prod(shape) * dtype.itemsize > sizes[f"{key}.npy"]:
+                    raise ValueError(f"{key} claims the shape {shape}, but the file does not hold so much")
 
 
 def _fetch(name: str, file: Path) -> None:

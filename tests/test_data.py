@@ -16,10 +16,12 @@ import json
 import os
 import pickle
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -602,6 +604,37 @@ def test_no_damaged_byte_gives_other_images(shared_cache, position, mask):
         file.write_bytes(content)
         with contextlib.suppress(DamagedDataError):
             assert load("mnist").fingerprint == good  # a byte that means nothing, such as a date
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused_unread(cache, no_network, monkeypatch):
+    put(cache, "mnist", random_arrays("mnist"))
+    monkeypatch.setattr(data, "_MOST_BYTES", 60_000)
+    with pytest.raises(DamagedDataError, match=r"would unpack to 0\.\d GB, more than any of these data sets"):
+        load("mnist")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_an_array_that_claims_more_than_the_file_holds_is_refused_unread(cache, no_network, version):
+    put(cache, "mnist", random_arrays("mnist"))
+    header = io.BytesIO()
+    about = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 28, 28)}
+    header.write(np.lib.format.magic(*version))
+    text = repr(about).encode() + b"\n"
+    header.write(struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text)
+    with zipfile.ZipFile(cache / "mnist.npz") as archive:
+        others = {name: archive.read(name) for name in archive.namelist() if name != "x_train.npy"}
+    with zipfile.ZipFile(cache / "mnist.npz", "w") as archive:
+        for name, content in (others | {"x_train.npy": header.getvalue()}).items():
+            archive.writestr(name, content)
+    with pytest.raises(DamagedDataError, match=r"x_train claims the shape \(1000000000, 28, 28\)"):
+        load("mnist")
+
+
+def test_links_are_followed(cache, tmp_path, no_network):
+    put(tmp_path / "elsewhere", "mnist", random_arrays("mnist"))
+    cache.mkdir()
+    (cache / "mnist.npz").symlink_to(tmp_path / "elsewhere" / "mnist.npz")
+    assert len(load("mnist").train) == 60
 
 
 def test_a_folder_in_place_of_the_file_says_so(cache, no_network):
