@@ -43,7 +43,7 @@ def dense_hessian() -> Iterator[Row]:
         return curvature.hessian(lambda network: F.mse_loss(network(x), y), model)
 
     peers = {
-        "torch.func.hessian": (lambda: torch.func.hessian(value)(flat), 1.5),
+        "torch.func.hessian": (lambda: torch.func.hessian(value)(flat), 1),
         "autograd.functional.hessian": (lambda: torch.autograd.functional.hessian(value, flat), 3),
     }
     for name, (peer, goal) in peers.items():

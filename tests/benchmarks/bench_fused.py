@@ -42,9 +42,7 @@ def against_jax(name: str, k: int = 64) -> Row:
         )  # fmt: skip
 
     ratio = side_by_side(in_jax(networks, x, y, steps), ours, rounds=3)
-    return Row(
-        f"JAX / fit, {name}", ratio, 1.5, True, f"{k} networks of {count} parameters, 300 points, Adam, one core"
-    )
+    return Row(f"JAX / fit, {name}", ratio, 1, True, f"{k} networks of {count} parameters, 300 points, Adam, one core")
 
 
 def in_jax(networks: list[nn.Sequential], x: torch.Tensor, y: torch.Tensor, steps: int) -> Callable[[], object]:
