@@ -5,6 +5,7 @@ a threshold, or within two. The verdict comes from the 95 % interval that fits t
 by hand:
 
     mean         Student's t interval for the mean
+    fraction     the same, within 0 to 1: of accuracies, say
     share        the exact (Clopper-Pearson) interval for the share of seeds in which something happens
     correlation  Fisher's z: the t interval of atanh, taken back
     ratio        the t interval of the logarithms, taken back: a geometric mean
@@ -39,6 +40,7 @@ SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _RANGE: dict[Kind, tuple[float, float]] = {
     "mean": (-inf, inf),
+    "fraction": (0.0, 1.0),
     "share": (0.0, 1.0),
     "correlation": (-1.0, 1.0),
     "ratio": (np.finfo(np.float64).tiny, inf),
@@ -56,7 +58,7 @@ class Claim:
         source: Who says so.
         verdict: "supported", "not supported" or "inconclusive".
         reason: Why this verdict; of an inconclusive one, whether more seeds would help, and about how many.
-        kind: "mean", "share", "correlation" or "ratio".
+        kind: "mean", "fraction", "share", "correlation" or "ratio".
         unit: Unit of the measured values, or what they are; of a share, what is counted ("seeds" if empty).
         needs: {"above": number}, {"below": number} or {"within": (low, high)}.
         measured: The value of each seed.
@@ -108,7 +110,7 @@ class Claim:
             found = f"in {sum(self.measured)} of {n} {self.unit or 'seeds'}, a share of {_estimate(self)}"
             end = ""
         else:
-            a = {"mean": "", "correlation": "a correlation of ", "ratio": "a ratio of "}[self.kind]
+            a = {"correlation": "a correlation of ", "ratio": "a ratio of "}.get(self.kind, "")
             found = f"{a}{_estimate(self)} {self.unit}".rstrip()
         why = f" · {self.reason}" if self.verdict == "inconclusive" else ""
         return f"measured {found}, needs {needs_in_words(self.needs)}{end}{why}"

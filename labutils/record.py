@@ -228,7 +228,7 @@ class Record:
             below: The claim needs less than this.
             within: The claim needs a value from the first to the second.
             unit: Unit of the values, or a few words that say what they are.
-            kind: "mean", "share", "correlation" or "ratio".
+            kind: "mean", "fraction", "share", "correlation" or "ratio".
             key: Whether it answers the question of the notebook: such claims stand above the quick run, see
                 `source_runs`.
             holds: The form of before: effects or outcomes, positive or True where the claim (then given as id) holds.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import atanh, floor, inf, isfinite, log10, sqrt, tanh
 from typing import Literal
 
@@ -90,6 +90,30 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return Interval(x[0].item(), x[0].item(), x[0].item(), x.size, confidence)
     half = _half_width(x.std(ddof=1), x.size, confidence)
     return Interval(mean, mean - half, mean + half, x.size, confidence)
+
+
+def fraction_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the mean of fractions, such as accuracies, with the t interval as far as it is possible: within 0 to 1.
+
+    Args:
+        values: Numbers, shape (n,), one a seed, with a mean from 0 to 1. Single ones may lie outside, as those of
+            `pair_effects` do.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The mean and its interval.
+
+    Raises:
+        ValueError: As `mean_interval`, and if the mean is no fraction.
+
+    Example:
+        >>> print(fraction_interval([0.99, 0.96, 0.999]))
+        0.983 [0.932, 1.000], n = 3
+    """
+    found = mean_interval(values, confidence)
+    if not 0 <= found.mean <= 1:
+        raise ValueError(f"fractions lie between 0 and 1, but their mean is {found.mean:g}")
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _half_width(spread: float, n: int, confidence: float) -> float:
@@ -214,9 +238,10 @@ def _logarithms(values: ArrayLike) -> np.ndarray:
     return np.log(x)
 
 
-Kind = Literal["mean", "share", "correlation", "ratio"]
+Kind = Literal["mean", "fraction", "share", "correlation", "ratio"]
 INTERVALS: dict[Kind, Callable[..., Interval]] = {
     "mean": mean_interval,
+    "fraction": fraction_interval,
     "share": share_interval,
     "correlation": correlation_interval,
     "ratio": ratio_interval,
@@ -261,7 +286,7 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confi
     else:
         if found.n == 1:
             return None
-        scale = {"mean": as_array, "correlation": _fisher_z, "ratio": _logarithms}[kind]
+        scale = {"mean": as_array, "fraction": as_array, "correlation": _fisher_z, "ratio": _logarithms}[kind]
         x, limit = np.asarray(scale(values), dtype=np.float64), float(scale(threshold))
         distance, spread = abs(x.mean() - limit), x.std(ddof=1)
 

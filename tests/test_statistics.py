@@ -19,6 +19,7 @@ from labutils.statistics import (
     Interval,
     correlation_interval,
     exceeds,
+    fraction_interval,
     mean_interval,
     pair_effects,
     pearson_table,
@@ -81,6 +82,18 @@ def test_mean_interval_covers_as_often_as_it_says():
     intervals = [mean_interval(rng.normal(2.0, 3.0, size=5), 0.8) for _ in range(2000)]
     covered = sum(i.low <= 2.0 <= i.high for i in intervals)
     assert stats.binomtest(covered, 2000, 0.8).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("values", [[0.99, 0.96, 0.999], [0.0, 0.2, 0.1], [1.3, -0.2, 0.4], [0.5, 0.5, 0.5]])
+def test_fraction_interval_is_the_possible_part_of_the_t_interval(values):
+    ours, usual = fraction_interval(values), mean_interval(values)
+    assert (ours.mean, ours.n) == (usual.mean, usual.n)
+    assert (ours.low, ours.high) == (max(usual.low, 0), min(usual.high, 1))
+
+
+def test_fraction_interval_refuses_what_is_no_fraction():
+    with pytest.raises(ValueError, match=r"between 0 and 1, but their mean is 1\.5"):
+        fraction_interval([1.0, 2.0])
 
 
 @given(n=st.integers(1, 60), data=st.data())
