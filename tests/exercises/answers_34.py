@@ -10,7 +10,7 @@ MISTAKES = [
     ("normalize-filters", "(own / length)", "(1 / length)", "each unit has length 1"),
     ("normalize-filters", "(own / length)", "(length / own)", "the factor is upside down"),
     ("normalize-filters", f"direction * {FACTOR}", "direction.sign() * weight.abs()", "each number, not each unit"),
-    ("normalize-filters", "flatten(1).norm(dim=1), weight", "flatten(1).square().sum(1), weight", "Has each unit the length"),
+    ("normalize-filters", "direction.flatten(1).norm", "direction.abs().flatten(1).sum", "Has each unit the length"),
     ("plane-coordinates", "points - origin", "points", "the origin is not subtracted"),
     ("plane-coordinates", SOLVED, "offset @ directions.T", "as if they were orthonormal"),
     ("plane-coordinates", SOLVED, "offset @ directions.T / gram.diagonal()", "as if the directions were orthogonal"),
