@@ -52,7 +52,7 @@ def misshapen(result: Any) -> Any:
         case torch.Tensor():
             return result.unsqueeze(0)
         case np.ndarray():
-            return result.T
+            return result.T if result.ndim > 1 else result[None]
         case dict():
             return dict(list(result.items())[1:])
         case list() | tuple():
