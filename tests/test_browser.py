@@ -83,9 +83,11 @@ CUT_OFF = """() => [...document.querySelectorAll('article :is(pre, img, .text_ht
         e.getBoundingClientRect().right > document.documentElement.clientWidth + 1))
     .map((e) => `${e.tagName} ${e.scrollWidth} > ${e.clientWidth} ${e.textContent.slice(0, 40)}`)"""
 
-# axe-core need not measure the same thing thousands of times. Of table rows with the same elements in them one stays;
-# of spans, bold words and so on with the same tags and classes around them as well; a formula becomes a word.
+# What is folded is opened: axe-core sees only what is shown. It need not measure the same thing thousands of times. Of
+# table rows with the same elements in them one stays; of spans, bold words and so on with the same tags and classes
+# around them as well; a formula becomes a word.
 SLIM = """() => {
+    for (const block of document.querySelectorAll('article details:not(.claim, .old)')) block.open = true;
     for (const formula of document.querySelectorAll('mjx-container')) formula.replaceChildren('formula');
     const kinds = new Map([[document.body, '']]), seen = new Set();
     for (const e of document.body.querySelectorAll('*')) {
@@ -388,9 +390,22 @@ def test_the_theme_can_be_chosen_and_stays(lab: Lab) -> None:
 
 
 NOTEBOOK = "notebooks/21_function_fitting.html"
+WITH_SLIDER = "notebooks/11_manual_backpropagation.html"
+each_size = pytest.mark.parametrize("size", [WIDE, PHONE])
 
 
-@pytest.mark.parametrize("size", [WIDE, PHONE])
+async def findings_in(page: Page, selector: str) -> list[str]:
+    """What axe-core finds in a part of a page as it is now, light and dark."""
+    await page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = []
+    for theme in ("light", "dark"):
+        await page.evaluate(USE_THEME, theme)
+        run = "async (part) => (await axe.run(part)).violations.map(({id, nodes}) => `${id} ${nodes[0].html}`)"
+        found += [f"{theme}: {told}" for told in await page.evaluate(run, selector)]
+    return found
+
+
+@each_size
 def test_a_figure_opens_large_and_closes_by_keyboard(lab: Lab, size: dict[str, int]) -> None:
     visit = Visit()
 
@@ -398,23 +413,71 @@ def test_a_figure_opens_large_and_closes_by_keyboard(lab: Lab, size: dict[str, i
         async with lab.tab(visit, size) as page:
             await page.goto(f"{lab.address}/{NOTEBOOK}")
             await page.evaluate(SETTLED)
-            small = page.locator("figure.numbered button.zoom").first
+            small = page.locator("figure.numbered img").first
+            button = page.locator("figure.numbered button.zoom").first
             large = page.locator("dialog.zoomed")
             for close in ("Escape", "Enter"):  # the button in the dialog has the focus
-                await small.focus()
+                await button.focus()
                 await page.keyboard.press("Enter")
                 await large.wait_for(state="visible")
                 caption = await large.locator("p").inner_text()
                 widths = [await one.evaluate("e => e.getBoundingClientRect().width") for one in (small, large)]
                 await page.keyboard.press(close)
                 await large.wait_for(state="hidden")
-                assert await small.evaluate("e => e === document.activeElement")
+                assert await button.evaluate("e => e === document.activeElement")
+            await small.click()
+            await large.wait_for(state="visible")
+            assert await findings_in(page, "dialog.zoomed") == []
             return *widths, caption
 
     small, large, caption = lab.run(zoom())
     assert small < large <= size["width"]
     assert caption.startswith("Figure 21.1 ")
     assert (visit.errors, visit.failed) == ([], [])
+
+
+@each_size
+def test_an_answer_opens_and_says_whether_it_is_right(lab: Lab, size: dict[str, int]) -> None:
+    async def answer() -> None:
+        async with lab.tab(Visit(), size) as page:
+            await page.goto(f"{lab.address}/{NOTEBOOK}")
+            for kind, word in (("right", "Yes"), ("wrong", "No")):
+                answer = page.locator(f"details[data-answer={kind}]").first
+                assert not await answer.locator("p").first.is_visible()
+                await answer.locator("summary").focus()
+                await page.keyboard.press("Enter")
+                await answer.locator("p").first.wait_for(state="visible")
+                assert (await answer.locator("p").first.inner_text()).startswith(word)
+            assert await findings_in(page, "section:has(> details[open][data-answer])") == []
+
+    lab.run(answer())
+
+
+@each_size
+def test_a_slider_moves_by_keyboard_without_a_kernel(lab: Lab, size: dict[str, int]) -> None:
+    async def move() -> None:
+        async with lab.tab(Visit(), size) as page:
+            await page.goto(f"{lab.address}/{WITH_SLIDER}")
+            await page.evaluate(SETTLED)
+            slider = page.locator("figure.slider").first
+            shown, told = slider.locator("img:visible"), slider.locator("output")
+            before, said = await shown.get_attribute("data-value"), await told.inner_text()
+            assert before == said
+            await slider.locator("input").focus()
+            await page.keyboard.press("ArrowRight")
+            assert await shown.count() == 1
+            assert await shown.get_attribute("data-value") == await told.inner_text() != before
+            assert await findings_in(page, "figure.slider") == []
+            await page.keyboard.press("Tab")  # to the one button of all its pictures
+            await page.keyboard.press("Enter")
+            alt = await page.locator("dialog.zoomed img").get_attribute("alt")
+            assert alt == await shown.get_attribute("alt") != ""
+            await page.keyboard.press("Escape")
+            await page.emulate_media(media="print")
+            assert await shown.count() == 1
+            assert not await slider.locator("label").is_visible()
+
+    lab.run(move())
 
 
 def test_a_solution_is_folded_and_opens(lab: Lab) -> None:

@@ -1,4 +1,5 @@
-/* What the pages do beyond showing text: figures that open large, the claims page's filters, names for screen readers.
+/* What the pages do beyond showing text: marked answers, figures that open large, the claims page's filters, names for
+   screen readers.
    No library, no network; without JavaScript the pages read the same. */
 "use strict";
 
@@ -21,7 +22,15 @@
     for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
   };
 
-  // --- Figures: a click, a tap or Enter shows one as large as the window allows; Esc or another click closes it
+  // --- Answers to a question: an opened one is marked as right or wrong, as its first word says
+  const markAnswers = () => {
+    for (const answer of document.querySelectorAll("section > details:not([class])")) {
+      const said = answer.querySelector("p")?.textContent.match(/^(Yes|No)\b/)?.[1];
+      if (said) answer.dataset.answer = { Yes: "right", No: "wrong" }[said];
+    }
+  };
+
+  // --- Figures: a click on one, or its button, shows it as large as the window; Esc or another click closes it
   const zoomFigures = () => {
     const frame = make("div");
     const words = make("p");
@@ -36,18 +45,28 @@
     document.body.append(box);
     const open = (image) => {
       frame.replaceChildren(make("img", { src: image.currentSrc || image.src, alt: image.alt }));
-      const caption = image.closest("figure")?.querySelector("figcaption");
+      const caption = image.closest("figure:has(figcaption)")?.querySelector("figcaption");
       words.textContent = caption ? caption.textContent.replace("#", "").trim() : image.alt;
       box.showModal();
     };
     for (const image of document.querySelectorAll("article img")) {
       const link = image.closest("a");
       if (link && !link.matches(".image-reference")) continue; // a picture that leads somewhere else
-      const button = make("button", { type: "button", className: "zoom", title: "Enlarge" });
-      button.setAttribute("aria-label", `Enlarge: ${image.alt.slice(0, 80)}`);
-      (link ?? image).replaceWith(button);
-      button.append(image);
-      button.addEventListener("click", () => open(image));
+      const caption = image.closest("figure:has(figcaption)")?.querySelector("figcaption");
+      let place = image.closest("figure.slider div"); // of its pictures one is shown: they share a button
+      if (!place) {
+        place = make("span");
+        (link ?? image).replaceWith(place);
+        place.append(image);
+      }
+      image.addEventListener("click", () => open(image));
+      if (place.matches(".zoomable")) continue;
+      place.classList.add("zoomable");
+      const name = caption?.querySelector("b")?.textContent ?? `the picture: ${image.alt.slice(0, 60)}`;
+      const button = make("button", { type: "button", className: "zoom", textContent: "\u2922", title: "Enlarge" });
+      button.setAttribute("aria-label", `Enlarge ${name}`);
+      button.addEventListener("click", () => open(place.querySelector("img:not([hidden])")));
+      place.append(button);
     }
   };
 
@@ -133,6 +152,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     nameThings();
+    markAnswers();
     zoomFigures();
     filterClaims();
     openTarget();
