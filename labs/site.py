@@ -23,8 +23,8 @@ import filelock
 import nbformat
 import yaml
 
-from labs import freshness, pages, runner
-from labs.runner import LabsError, Project
+from labs import freshness, pages, runner, teaching
+from labs.runner import LabsError, Notebook, Project
 
 INDEX = Path("_build") / "html" / "index.html"
 STAMP = "stamp.txt"
@@ -37,6 +37,8 @@ LONG = 20  # lines of code; a longer cell is folded
 # MathJax out of this package makes formulas work without internet; without it the pages load MathJax from the web.
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions", "ui/safe.js")
+MATHJAX_ON_THE_WEB = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"
+SLIDES = "slides"  # a folder of the site that Sphinx does not read
 BINDER = "https://mybinder.org"
 COLAB = "https://colab.research.google.com"
 
@@ -77,6 +79,8 @@ def build(project: Project, results: Path, out: Path, *, answers: bool = True) -
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             _run_jupyter_book(partial)
+            if (partial / SLIDES).is_dir():
+                shutil.copytree(partial / SLIDES, partial / INDEX.parent / SLIDES)
             _add_mathjax(partial / INDEX.parent / "_static" / "mathjax")
             (partial / STAMP).write_text(stamp)
             partial.replace(out)
@@ -125,10 +129,36 @@ def collect(project: Project, results: Path, answers: bool = True) -> dict[str, 
     if f"{BENCHMARKS}.md" in files:
         texts[f"{BENCHMARKS}_table.md"] = pages.benchmarks_table(pages.read(book / PUBLISHED / f"{BENCHMARKS}.json"))
     texts |= pages.reference_pages(project.package, project.root / "labs")
+    if "instructor.md" in files:
+        texts |= _teaching(project, notebooks, quick, files, answers)
     files |= {name: text.encode() for name, text in texts.items()}
     if "_config.yml" in files:
         files["_config.yml"] = settings(files["_config.yml"], answers)
     return files
+
+
+def _teaching(
+    project: Project,
+    notebooks: Mapping[str, Notebook],
+    quick: Mapping[str, pages.Metrics],
+    files: Mapping[str, bytes],
+    answers: bool,
+) -> dict[str, str]:
+    """Paths, rubric and slides, which the pages for teachers include and link to."""
+    path, graded = teaching.lessons(notebooks), teaching.exercises(notebooks.values(), hidden=answers)
+    texts = {"paths_map.md": teaching.path_map(path), "paths_table.md": teaching.path_table(path)}
+    texts |= {"rubric.md": teaching.rubric_page(graded), "rubric.csv": teaching.rubric_csv(graded)}
+    mathjax = f"../_static/mathjax/{MATHJAX_PARTS[0]}" if mathjax_source() else MATHJAX_ON_THE_WEB
+    for part in sorted({lesson.number[0] for lesson in path}):
+        chosen = [lesson for lesson in path if lesson.number[0] == part]
+        shown = {one.name: nbformat.reads(files[f"notebooks/{one.name}.ipynb"], as_version=4) for one in chosen}
+        title = files[f"part{part}.md"].decode().partition("\n")[0].lstrip("# ")
+        made = teaching.slides(title, shown, quick)
+        template = project.root / "book" / "_templates" / "slides.html.j2"
+        texts[f"part{part}_path.md"] = teaching.path_table(chosen)
+        texts[f"{SLIDES}/part{part}.ipynb"] = nbformat.writes(made)
+        texts[f"{SLIDES}/part{part}.html"] = teaching.slides_page(made, template, mathjax)
+    return texts
 
 
 def settings(text: bytes, answers: bool = True) -> bytes:
@@ -197,12 +227,12 @@ def notebook_page(path: Path, name: str, answers: bool = True) -> bytes:
             cell.metadata["mystnb"] = {"code_prompt_show": f"Show {folded}", "code_prompt_hide": f"Hide {folded}"}
         for output in cell.outputs:
             data = output.get("data", {})
-            told = re.fullmatch(r"Figure ([\w-]+): (.+)", str(data.get("text/plain", "")), flags=re.DOTALL)
+            told = re.search(r"\bFigure [\w-]+: (.+)", str(data.get("text/plain", "")), flags=re.DOTALL)
             if told and "<img" in data.get("text/html", ""):
                 figures += 1
                 number = f"{name.partition('_')[0]}.{figures}"
                 # a screen reader has the text already, as that of the picture
-                caption = f'<figcaption aria-hidden="true"><b>Figure {number}</b> {html.escape(told[2])}</figcaption>'
+                caption = f'<figcaption aria-hidden="true"><b>Figure {number}</b> {html.escape(told[1])}</figcaption>'
                 figure = f'<figure class="numbered" id="figure-{number.replace(".", "-")}">'
                 data["text/html"] = f"{figure}{data['text/html']}{caption}</figure>"
     return nbformat.writes(notebook).encode()

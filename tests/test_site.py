@@ -438,7 +438,9 @@ CHECK = "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(3) == 6  #
 
 def test_figures_get_a_number_and_their_text_as_caption(tmp_path: Path) -> None:
     picture = {"text/html": "<img src='x' alt='A line.'>", "text/plain": "Figure loss: A <line>."}
-    cell = new_code_cell("run.figure(f, 'loss', alt='A line.')", outputs=[new_output("display_data", picture)] * 2)
+    slider = picture | {"text/plain": f"Slider over step: {picture['text/plain']}"}
+    outputs = [new_output("display_data", data) for data in (picture, slider)]
+    cell = new_code_cell("run.figure(f, 'loss', alt='A line.')", outputs=outputs)
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebook.ipynb")
     shown = nbformat.reads(site.notebook_page(tmp_path / "notebook.ipynb", "21_fit").decode(), as_version=4)
     texts = [output.data["text/html"] for output in shown.cells[0].outputs]
