@@ -283,7 +283,7 @@ def _accumulate(gradients: dict[nn.Parameter, Tensor], p: nn.Parameter, gradient
     gradients[p] = gradients[p] + gradient if p in gradients else gradient
 
 
-def _steps(p: Tensor, eps: float, numbers: int = 2**22) -> Iterator[Tensor]:
+def _steps(p: Tensor, eps: float, numbers: int = 2**20) -> Iterator[Tensor]:
     """ε times the unit vectors of p's space, in chunks (k, *p.shape) of bounded size."""
     chunk = max(1, numbers // p.numel())
     for start in range(0, p.numel(), chunk):
