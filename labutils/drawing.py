@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
@@ -178,7 +179,7 @@ def curves(
     return line
 
 
-def label_lines(ax: Axes, *, note: bool = True) -> None:
+def label_lines(*axes: Axes, note: bool = True) -> None:
     """Write each line's label beside its right end, moved up or down where labels would overlap.
 
     Where a line ends left of another's end, its label stands right of both, with a leader. Logarithmic axes get the
@@ -186,7 +187,7 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
     first. Lines whose label begins with an underscore (matplotlib's way of saying none) are passed over.
 
     Args:
-        ax: The axes.
+        *axes: The axes of a figure; all in one call, since the layout is then settled once for all.
         note: Say above the axes what lines and bands drawn by `curves` are.
 
     Example:
@@ -198,17 +199,27 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
         ['training']
         >>> plt.close(figure)
     """
-    for text in [text for text in ax.texts if text.get_gid() in ("line label", "band note")]:
-        text.remove()
-    if note and (told := band_note(ax)):
-        write_note(ax, told)
+    for ax in axes:
+        for text in [text for text in ax.texts if text.get_gid() in ("line label", "band note")]:
+            text.remove()
+        if note and (told := band_note(ax)):
+            write_note(ax, told)
+    named = {ax: [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")] for ax in axes}
+    named = {ax: lines for ax, lines in named.items() if lines}
+    _settle_layout(named)
+    for ax, lines in named.items():
+        _label(ax, lines)
+    log_ticks(*axes)  # with the room that the labels leave
 
-    log_ticks(ax)
-    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    if not lines:
-        return
+
+def _settle_layout(axes: Iterable[Axes]) -> None:
+    """Lay out the figures of axes, which decides the distances on paper."""
+    for figure in {ax.figure.canvas.figure for ax in axes}:
+        figure.draw_without_rendering()
+
+
+def _label(ax: Axes, lines: Sequence[Line2D]) -> None:
     figure = ax.figure.canvas.figure
-    figure.draw_without_rendering()  # settles the layout, which decides the distances on paper
     point = figure.dpi / 72
     frame = ax.get_window_extent()
     ends = np.array([_right_end(line, frame) for line in lines])
@@ -241,7 +252,7 @@ def label_lines(ax: Axes, *, note: bool = True) -> None:
         )
 
 
-def log_ticks(ax: Axes) -> None:
+def log_ticks(*axes: Axes) -> None:
     """Label logarithmic axes also between the powers of ten where they span less than three decades.
 
     Matplotlib labels the powers alone as soon as there are two of them, which leaves a reader little to go by. Here
@@ -250,7 +261,7 @@ def log_ticks(ax: Axes) -> None:
     set; `label_lines` does so.
 
     Args:
-        ax: The axes.
+        *axes: The axes of a figure, all in one call.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -262,22 +273,20 @@ def log_ticks(ax: Axes) -> None:
         ['10k', '20k', '50k', '100k', '200k', '500k']
         >>> plt.close(figure)
     """
-    which = {
-        name: axis
+    which = [
+        (ax, name, axis)
+        for ax in axes
         for name, axis in (("x", ax.xaxis), ("y", ax.yaxis))
         if axis.get_scale() == "log" and axis.get_visible()
-    }
-    if not which:
-        return
-    figure = ax.figure.canvas.figure
-    figure.draw_without_rendering()  # settles the layout, which decides how many ticks there is room for
-    frame = ax.get_window_extent()
-    for name, axis in which.items():
+    ]
+    _settle_layout(ax for ax, _, _ in which)  # which decides how many ticks there is room for
+    for ax, name, axis in which:
         low, high = sorted(axis.get_view_interval())
         decades = np.log10(high / low)
         if decades >= 3:
             continue
-        length = (frame.width if name == "x" else frame.height) / (figure.dpi / 72) / decades  # points a decade
+        frame, point = ax.get_window_extent(), ax.figure.canvas.figure.dpi / 72
+        length = (frame.width if name == "x" else frame.height) / point / decades  # points a decade
         needed = mpl.rcParams["font.size"] * (2.6 if name == "x" else 1.4)
         steps = _tick_steps(low, high, needed / length)
         axis.set_major_locator(ticker.LogLocator(subs=steps, numticks=20))

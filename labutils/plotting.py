@@ -243,8 +243,7 @@ def lines(
     if note := "; ".join(filter(None, told)):
         size = mpl.rcParams["font.size"] - 1.5
         figure.suptitle(note, x=0.01, ha="left", fontsize=size, fontweight="normal", color=MUTED)
-    for ax, _, _ in parts:
-        label_lines(ax, note=False)
+    label_lines(*(ax for ax, _, _ in parts), note=False)
     return figure, axes
 
 
@@ -287,7 +286,7 @@ def points(
                     rows[x], rows[name], color=color, marker=marker, s=26, alpha=0.75, linewidth=0
                 )
         ax.margins(0.06)
-        log_ticks(ax)
+    log_ticks(*(ax for ax, _, _ in parts))
     if hue or style:
         figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=min(len(drawn), 3))
     return figure, axes

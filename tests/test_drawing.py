@@ -318,6 +318,16 @@ def test_labeling_again_replaces_the_labels():
     assert sorted(text.get_text() for text in ax.texts) == ["m", "mine"]
 
 
+def test_panels_are_labeled_in_one_call():
+    _, axes = panels(1, 2)
+    for ax, name in zip(axes, ("left", "right"), strict=True):
+        ax.plot([1, 30], [1, 400], label=name)
+        ax.set(yscale="log")
+    label_lines(*axes)
+    assert [list(drawn(ax, "line label")) for ax in axes] == [["left"], ["right"]]
+    assert ticks(axes[1], "y") == ["1", "2", "5", "10", "20", "50", "100", "200", "500"]
+
+
 def test_lines_without_label_are_passed_over():
     _, ax = panels()
     ax.plot([0, 1], [0, 1])
