@@ -135,7 +135,7 @@ def _list(out: Path | None) -> int:
     """Show the notebooks, their runs, and what is known of each result.
 
     \b
-    done     the result belongs to the present code, parameters and data
+    done     the result belongs to the present code, parameters and data; exercises may be open
     stale    what stands in parentheses changed since: `labs run` repeats it
     failed   it ended with an error; the executed notebook is kept
     """
@@ -151,7 +151,8 @@ def _list(out: Path | None) -> int:
         heading = [escape(notebook.name), escape(notebook.question or notebook.title)]
         for run in runner.known_runs(notebook, out or project.results):
             status = freshness.status(project, run, out or project.results)
-            changed = f" ({', '.join(status.changed)})" if status.changed else ""
+            told = list(status.changed) or [f"open: {name}" for name in status.open]
+            changed = f" ({', '.join(told)})" if told else ""
             state = f"[{STATE_STYLE[status.state]}]{status.state}[/]{escape(changed)}"
             seconds = "" if status.seconds is None else progress.duration(status.seconds)
             table.add_row(*heading, escape(run.name), state, seconds)
@@ -378,6 +379,55 @@ def _release(folder: Path, data: Path | None) -> int:
     for key, value in rows.items():
         click.echo(f"{key:<10} {value}")
     return 0
+
+
+@_labs.command("check", short_help="Check notebooks before they are handed in or graded.")
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option(
+    "--repair",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Put the answers into clean notebooks: DIR/NOTEBOOK.ipynb, of a class DIR/STUDENT/NOTEBOOK.ipynb.",
+)
+@click.option(
+    "--assignment",
+    metavar="NAME",
+    default="",
+    help="With --repair: DIR/STUDENT/NAME/NOTEBOOK.ipynb, as nbgrader wants its folder `submitted`.",
+)
+@click.option(
+    "--release",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder that `labs release` made (default: the one in which you are, or `students` in this folder).",
+)
+def _check(paths: tuple[Path, ...], repair: Path | None, assignment: str, release: Path | None) -> int:
+    """Say of each notebook whether a grade finds all that it needs, and what to do if not.
+
+    FILE is a notebook, a folder of submissions, or the zip of a learning platform. Exit code 1 after a problem.
+
+    \b
+    labs check notebooks/21_function_fitting.ipynb           before you hand it in
+    labs check week1.zip --repair submitted --assignment week1    what a class has handed in, made ready for nbgrader
+    """
+    from labs import check
+
+    originals = check.find_originals(release)
+    reports = [check.check(file, originals) for path in paths for file in check.collect(path)]
+    if not reports:
+        raise LabsError(f"there is no notebook in {', '.join(map(str, paths))}")
+    several = len(reports) > len(paths) or not all(path.is_file() for path in paths)
+    for report in reports:
+        click.echo(check.describe(report, for_instructor=several))
+    troubled = sum(bool(report.problems) for report in reports)
+    if several:
+        click.echo(f"{len(reports) - troubled} of {len(reports)} notebooks are ready")
+    if repair:
+        count = check.repair(reports, originals, repair, assignment)
+        click.echo(f"clean notebooks with the answers: {count}, in {repair}")
+    elif troubled:
+        click.echo("labs check --repair NEW_FOLDER FILE puts the answers into clean notebooks")
+    return 1 if troubled and not repair else 0
 
 
 def _require_cuda() -> None:

@@ -70,15 +70,17 @@ class Status:
     Attributes:
         state: ``done`` only where the result belongs to the present code, parameters and data.
         changed: for ``stale``: what changed since: "code …" with the names of what changed in labutils, "notebook",
-            "parameters", "versions", "device", "data …" and "result …" with the names of files.
+            "parameters", "versions", "device", "exercise", "data …" and "result …" with the names of files.
         seconds: how long the run took; None where there is no result.
         failure: for ``failed``.
+        open: in a release, the cells of exercises that were not solved.
     """
 
     state: Literal["not run", "done", "stale", "failed"]
     changed: tuple[str, ...] = ()
     seconds: float | None = None
     failure: Failure | None = None
+    open: tuple[str, ...] = ()
 
 
 def status(project: Project, run: Run, out: Path) -> Status:
@@ -104,7 +106,10 @@ def status(project: Project, run: Run, out: Path) -> Status:
         changed.append("device")
     changed += [f"data {Path(item['file']).name}" for item in record["data"] if not _same_data(item)]
     changed += [f"result {name}" for name in record["files"] if not (folder / name).is_file()]
-    return Status("stale" if changed else "done", tuple(changed), record["seconds"])
+    unsolved = tuple(record.get("open", ()))
+    if unsolved and record.get("exercises") != _hash_exercises(run.notebook.path):
+        changed.append("exercise")
+    return Status("stale" if changed else "done", tuple(changed), record["seconds"], open=unsolved)
 
 
 # --- What a result depends on ------------------------------------------------------------------------------------
@@ -143,6 +148,10 @@ def _code_cells(path: Path) -> list[tuple[str, bool]]:
         for cell in cells
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
     ]
+
+
+def _hash_exercises(path: Path) -> str:
+    return identity.digest(json.dumps([source for source, exercise in _code_cells(path) if exercise]))
 
 
 def _counted(cells: Sequence[tuple[str, bool]]) -> list[tuple[str, ast.Module | None]]:
@@ -230,6 +239,7 @@ def write_record(
     seconds: float,
     data: Sequence[Mapping[str, Any]],
     failure: Failure | None,
+    unsolved: Sequence[str] = (),
 ) -> None:
     """Write run.json, by which `status` knows a result.
 
@@ -240,6 +250,7 @@ def write_record(
         seconds: how long it took.
         data: what `describe_data` returned where the run was executed.
         failure: what went wrong; None if nothing did.
+        unsolved: the cells of exercises that a student has not solved yet: once they change, the result is stale.
     """
     record = {
         "notebook": run.notebook.name,
@@ -255,6 +266,7 @@ def write_record(
         "data": [{**item} | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in data],
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         "error": asdict(failure) if failure else None,
+        **({"open": list(unsolved), "exercises": _hash_exercises(run.notebook.path)} if unsolved else {}),
     }
     write_atomically(folder / "run.json", json.dumps(record, indent=2, default=str) + "\n")
 

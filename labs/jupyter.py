@@ -60,6 +60,7 @@ class Job:
         threads: how many threads to compute with.
         checkpoints: the folder for the checkpoints of its trainings; None where it keeps none.
         made_by: what that folder's ``made_by.json`` says; who finds another text there sees another folder.
+        students: whether the notebook is a student's, whose exercises may be open: they do not end the run.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Job:
     threads: int
     checkpoints: Path | None = None
     made_by: str = field(default="", repr=False)
+    students: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class Outcome:
         seconds: how long it took.
         data: the data files that it read, with what tells whether they change.
         failure: what went wrong; None if nothing did.
+        open: the cells of exercises that a student has not solved yet.
     """
 
     started: str
     seconds: float
     data: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
+    open: list[str] = field(default_factory=list)
 
 
 async def carry_out(
@@ -112,14 +116,17 @@ async def carry_out(
         **({"LABUTILS_CHECKPOINTS": str(job.checkpoints)} if job.checkpoints else {}),
     }
     log = folder / "log.txt"
+    unsolved: list[str] | None = [] if job.students else None
     try:
-        failure = await _execute(notebook, job.parameters, _Start(environment, cwd, log), say, forge)
+        failure = await _execute(notebook, job.parameters, _Start(environment, cwd, log), say, forge, unsolved)
     finally:
         nbformat.write(notebook, file)
     if failure is None:
         log.unlink(missing_ok=True)
     seconds = time.monotonic() - clock
-    return Outcome(started.isoformat(timespec="seconds"), seconds, freshness.describe_data(folder), failure)
+    return Outcome(
+        started.isoformat(timespec="seconds"), seconds, freshness.describe_data(folder), failure, unsolved or []
+    )
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -135,9 +142,17 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 async def _execute(
-    notebook: NotebookNode, parameters: Mapping[str, Any], start: _Start, say: Say, forge: Forge | None
+    notebook: NotebookNode,
+    parameters: Mapping[str, Any],
+    start: _Start,
+    say: Say,
+    forge: Forge | None,
+    unsolved: list[str] | None,
 ) -> Failure | None:
-    """Execute the cells of a notebook, in place; return what went wrong."""
+    """Execute the cells of a notebook, in place; return what went wrong.
+
+    Cells of exercises that fail are added to `unsolved`, where that is a list, and the others go on.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     from papermill.parameterize import parameterize_notebook
@@ -165,7 +180,13 @@ async def _execute(
             executor.kc = client
             notebook.metadata["language_info"] = (await client.kernel_info(reply=True))["content"]["language_info"]
             for at, cell in enumerate(notebook.cells):
-                await executor.async_execute_cell(cell, at, execution_count=executor.code_cells_executed + 1)
+                try:
+                    await executor.async_execute_cell(cell, at, execution_count=executor.code_cells_executed + 1)
+                except CellExecutionError:
+                    exercise = cell.metadata.get("nbgrader", {}).get("grade_id")
+                    if unsolved is None or exercise is None:
+                        raise
+                    unsolved.append(exercise)
                 if cell.cell_type == "code" and at not in injected:
                     progress["cell"] += 1
                     say({"kind": "cell", **progress})

@@ -68,7 +68,8 @@ def _print(event: Event, forecast: Forecast | None) -> None:
         "failed": f"FAILED after {duration(event.seconds)}",
     }.get(event.kind)
     if text:
-        click.echo(f"{event.run.label}: {text}{left}")
+        note = f", {event.note}" if event.note and event.kind in ("fresh", "done") else ""
+        click.echo(f"{event.run.label}: {text}{note}{left}")
 
 
 class _Display:
@@ -108,9 +109,9 @@ class _Display:
         if label not in self.tasks:
             self.tasks[label] = self.progress.add_task(escape(label), total=event.cells or 1, note="", label=label)
         note = {
-            "fresh": "[green]up to date[/]",
+            "fresh": f"[green]up to date[/]{_after(event.note)}",
             "waiting": "another process is running it",
-            "done": "[green]done[/]",
+            "done": f"[green]done[/]{_after(event.note)}",
             "failed": "[bold red]failed[/]",
             "again": f"once more: {escape(event.note)}",
         }.get(event.kind, f"cell {event.cell}/{event.cells}")
@@ -119,6 +120,10 @@ class _Display:
         self.progress.update(self.tasks[label], note=note, total=total, completed=completed)
         if self.total is not None and event.kind in ("done", "failed"):
             self.progress.advance(self.total)
+
+
+def _after(note: str) -> str:
+    return f", {escape(note)}" if note else ""
 
 
 def duration(seconds: float) -> str:

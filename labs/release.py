@@ -10,6 +10,8 @@
         labutils/, labs/           the packages, as they are
         book/results/              what the source runs gave, which the notebooks show
         data/                      data files, if some were given
+        originals.zip              the notebooks once more, for `labs check` to compare with
+        nbgrader_config.py         how nbgrader grades them (see ``labs.grading``), for the instructor's course folder
         release.json               what is in the release, with the SHA-256 of each file
 
 **Answers in labutils.** Many exercises ask for a function that labutils has, and that the experiments of the same
@@ -26,6 +28,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +37,11 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from labs import runner
-from labs.runner import LabsError, Notebook, Project
+from labs import runner, submission
+from labs.runner import MANIFEST, LabsError, Notebook, Project
 from labutils import __version__
 from labutils.files import hash_file
 
-MANIFEST = "release.json"
 REAL_DATA = ("mnist", "fashion_mnist", "cifar10")
 _FORMAT = 1
 _COPIED = ("constraints.txt", "environment.yml", "pyproject.toml", "LICENSE", "LICENSE-TEXT")
@@ -130,10 +132,13 @@ def _write(project: Project, folder: Path, data: Mapping[str, Path]) -> dict[str
     notebooks = runner.load_notebooks(project)
     asked: dict[str, dict[str, float]] = {}
     (folder / "notebooks").mkdir(parents=True)
-    for notebook in notebooks.values():
-        whole = nbformat.read(notebook.path, as_version=4)
-        asked[notebook.name] = read_points(whole)
-        nbformat.write(cut(whole, notebook.name, STUDENTS), folder / "notebooks" / notebook.path.name)
+    with zipfile.ZipFile(folder / submission.ORIGINALS, "w", zipfile.ZIP_DEFLATED) as originals:
+        for notebook in notebooks.values():
+            whole = nbformat.read(notebook.path, as_version=4)
+            asked[notebook.name] = read_points(whole)
+            written = folder / "notebooks" / notebook.path.name
+            nbformat.write(cut(whole, notebook.name, STUDENTS), written)
+            originals.writestr(zipfile.ZipInfo(written.name), written.read_bytes(), zipfile.ZIP_DEFLATED)
     for path in sorted(project.notebooks.glob("*.yaml")):
         shutil.copyfile(path, folder / "notebooks" / path.name)
     shutil.copytree(project.package, folder / project.package.name, ignore=_CACHES)
@@ -144,6 +149,7 @@ def _write(project: Project, folder: Path, data: Mapping[str, Path]) -> dict[str
         if (project.root / name).is_file():
             shutil.copyfile(project.root / name, folder / name)
     (folder / "requirements.txt").write_text("-c constraints.txt\n-e .\n", encoding="utf-8")
+    (folder / "nbgrader_config.py").write_text(_CONFIG, encoding="utf-8")
     if data:
         (folder / "data").mkdir()
         for name, path in data.items():
@@ -266,8 +272,31 @@ Read a notebook from the top, and run its cells in order. Its exercises come las
 `raise NotImplementedError()`, run the cell, then the check below it. A check that fails says what differs, where first,
 and often why. It draws new random cases at every run.
 
-Change what you like in the other cells. The checks, and the cells that make their cases, are locked: grading uses the
-originals. Restart the kernel and run everything once before you hand a notebook in."""
+Change what you like in the other cells, and add your own. The checks, and the cells that make their cases, are locked:
+grading uses the originals. It runs the parameters, the set-up, the exercises and what you have added, not the lesson:
+so an answer should get what it needs as arguments. Restart the kernel and run everything once before you hand a
+notebook in, then let the lab look at it:
+
+```bash
+labs check notebooks/21_function_fitting.ipynb
+```
+
+It says whether everything is there that a grade needs, and what to do if not. With `--repair NEW_FOLDER` it puts your
+answers into a clean copy of the notebook."""
+
+
+_CONFIG = '''\
+"""How nbgrader grades this lab. For instructors: copy this file to the course folder; their page says what it does."""
+
+from pathlib import Path
+
+from labs import grading
+
+COURSE = Path(__file__).resolve().parent
+RELEASE = COURSE / "students"  # the folder that `labs release` made
+
+grading.configure(get_config(), COURSE, RELEASE)  # noqa: F821, nbgrader knows it
+'''
 
 
 def _readme(table: str, data: list[str]) -> str:

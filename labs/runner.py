@@ -45,6 +45,7 @@ from labutils import files, parameters
 
 PACKAGE = Path(labutils.__file__).parent
 PARTIAL = ".partial"
+MANIFEST = "release.json"  # in what `labs.release` makes: there, exercises may be open
 Value = TypeVar("Value")
 WORTH_A_FORGE = 3  # notebooks: for fewer, importing once and forking takes as long as importing each time
 
@@ -441,7 +442,7 @@ class Event:
         cell: code cells done.
         cells: code cells in the notebook.
         seconds: since the start of the run.
-        note: for ``again``: what went wrong.
+        note: for ``again``: what went wrong; for ``done`` and ``fresh``: which exercises are open.
     """
 
     run: Run
@@ -459,6 +460,7 @@ class Result:
     Attributes:
         state: ``fresh`` means that an earlier result is still valid and nothing was executed.
         folder: where the result lies; a failed run keeps its executed notebook there.
+        open: in a release, the cells of exercises that are not solved yet.
     """
 
     run: Run
@@ -466,6 +468,7 @@ class Result:
     folder: Path
     seconds: float = 0.0
     failure: Failure | None = None
+    open: tuple[str, ...] = ()
 
 
 class Place(Protocol):
@@ -645,13 +648,16 @@ class _Crew:
         return not self.force and freshness.status(self.project, run, self.out).state == "done"
 
     def _fresh(self, run: Run) -> Result:
-        self.say(Event(run, "fresh"))
-        return Result(run, "fresh", run.folder(self.out))
+        unsolved = freshness.status(self.project, run, self.out).open
+        self.say(Event(run, "fresh", note=_tell_open(unsolved)))
+        return Result(run, "fresh", run.folder(self.out), open=unsolved)
 
     async def _perform(self, run: Run, folder: Path) -> Result:
         partial = folder.with_name(f".{run.name}{PARTIAL}")
         checkpoints, threads, made_by = freshness.open_checkpoints(run, self.out, self.place.threads, force=self.force)
-        job = Job(run.name, run.notebook.path.read_bytes(), run.all_parameters, threads, checkpoints, made_by)
+        students = (self.project.root / MANIFEST).exists()
+        content = run.notebook.path.read_bytes()
+        job = Job(run.name, content, run.all_parameters, threads, checkpoints, made_by, students)
         done = False
         try:
             _remove(partial)
@@ -659,7 +665,7 @@ class _Crew:
             result = await self._execute(run, job, partial)
             freshness.replace(partial, folder)
             done = result.state == "done"
-            self.say(Event(run, result.state, seconds=result.seconds))
+            self.say(Event(run, result.state, seconds=result.seconds, note=_tell_open(result.open)))
             return result
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk does not say where
@@ -686,9 +692,14 @@ class _Crew:
             seconds=outcome.seconds,
             data=outcome.data,
             failure=outcome.failure,
+            unsolved=outcome.open,
         )
         state: Literal["done", "failed"] = "failed" if outcome.failure else "done"
-        return Result(run, state, run.folder(self.out), outcome.seconds, outcome.failure)
+        return Result(run, state, run.folder(self.out), outcome.seconds, outcome.failure, tuple(outcome.open))
+
+
+def _tell_open(unsolved: Sequence[str]) -> str:
+    return f"exercise{'s' * (len(unsolved) > 1)} open: {', '.join(unsolved)}" if unsolved else ""
 
 
 def _remove(folder: Path) -> None:

@@ -3,13 +3,17 @@
 A check cell of a notebook calls the student's function through `attempt`, which refuses the functions of labutils that
 would be the answer, and gives the result to `compare`::
 
-    solve = exercise.attempt(linear_cka, without=["similarity.cka"])
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        a, b = (torch.randn(30, p, generator=generator) for p in (4, 7))
-        expected = similarity.cka(a, b)
-        exercise.compare(solve(a, b), expected, "CKA", causes={"the square is missing": sqrt(expected)})
+    def check_linear_cka():
+        solve = exercise.attempt(linear_cka, without=["similarity.cka"])
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            a, b = (torch.randn(30, p, generator=generator) for p in (4, 7))
+            expected = similarity.cka(a, b)
+            exercise.compare(solve(a, b), expected, "CKA", causes={"the square is missing": sqrt(expected)})
 
+    check_linear_cka()
+
+It stands in a function, so that what it expects is no variable that an answer could return.
 This keeps an honest student from a shortcut. It does not stop one who is determined to get around it: whatever runs on
 a student's machine, the student can change. Cases are drawn with a seed, so that one answer gets one verdict.
 """
@@ -317,10 +321,14 @@ def _entries(got: Any, expected: Any, what: str) -> Iterator[tuple[Any, Any, str
         yield from ((got[key], value, f"{what}[{key!r}]") for key, value in expected.items())
         return
     if not isinstance(got, list | tuple):
-        raise Mistake(f"{what} is {_kind(got)}, expected a {type(expected).__name__} of {len(expected)} entries.")
+        raise Mistake(f"{what} is {_kind(got)}, expected a {type(expected).__name__} of {_entries_in(expected)}.")
     if len(got) != len(expected):
-        raise Mistake(f"{what} has {len(got)} entries, expected {len(expected)}.")
+        raise Mistake(f"{what} has {_entries_in(got)}, expected {len(expected)}.")
     yield from ((mine, right, f"{what}[{i}]") for i, (mine, right) in enumerate(zip(got, expected, strict=True)))
+
+
+def _entries_in(value: Sequence[Any]) -> str:
+    return "1 entry" if len(value) == 1 else f"{len(value)} entries"
 
 
 def _kind(value: Any) -> str:

@@ -64,7 +64,7 @@ Q = np.array([[1.0, 2.0], [3.0, 4.5]])
         (A.T, A, "it: shape (3, 2), expected (2, 3): transposed?"),
         (math.nan, 1.0, "it: nan, expected 1. Likely cause: a division by 0"),
         ([1.0, math.nan], [1.0, 2.0], "it[1]: nan, expected 2. Likely cause: a division by 0"),
-        (torch.tensor([math.nan], dtype=torch.bfloat16), [1.0], "it is a Tensor, expected a list of 1 entries."),
+        (torch.tensor([math.nan], dtype=torch.bfloat16), [1.0], "it is a Tensor, expected a list of 1 entry."),
         (torch.tensor(1.5, dtype=torch.bfloat16), 1.0, "it: 1.5, expected 1."),
         ([np.ones(2), np.ones((2, 1))], [np.ones(2)] * 2, "it[1]: shape (2, 1), expected (2,): an axis of length 1"),
         (np.ones(5), 1.0, "it: shape (5,), expected (), a single number: is a sum, mean or norm missing?"),
@@ -85,7 +85,7 @@ Q = np.array([[1.0, 2.0], [3.0, 4.5]])
         ({"a": 1.0, "b": 1.0}, {"a": 1.0}, "it has keys that do not belong there: ['b']."),
         ({"a": 2.5}, {"a": 1.0}, "it['a']: 2.5, expected 1."),
         (1.0, (1.0, 2.0), "it is a float, expected a tuple of 2 entries."),
-        ([1.0], [1.0, 2.0], "it has 1 entries, expected 2."),
+        ([1.0], [1.0, 2.0], "it has 1 entry, expected 2."),
         ([1.0, 7.3], [1.0, 2.0], "it[1]: 7.3, expected 2."),
     ],
 )
