@@ -34,14 +34,14 @@ from jupyter_client.provisioning import LocalProvisioner
 from jupyter_core.utils import ensure_async, run_sync
 from nbclient.exceptions import DeadKernelError
 from nbconvert.exporters import HTMLExporter
-from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
+from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor, Preprocessor
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader import preprocessors as steps
 from nbgrader.api import Gradebook
 from nbgrader.plugins import ExportPlugin
 from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Integer, Unicode
+from traitlets import Bool, Integer, Unicode
 from traitlets.config import Config
 
 import labs
@@ -324,8 +324,10 @@ class _Process(psutil.Process):
 # --- After grading ------------------------------------------------------------------------------------------------
 
 
-class Brief(NbGraderPreprocessor):
+class Brief(Preprocessor):
     """Leaves in a feedback what belongs to the exercises, without hidden tests."""
+
+    enabled = Bool(True)
 
     def preprocess(self, nb: NotebookNode, resources: Resources) -> tuple[NotebookNode, Resources]:
         """Shorten a graded notebook."""

@@ -1,19 +1,22 @@
 """The students' release: complete, without solutions, and graded by nbgrader as it should be.
 
-`tests/test_exercise.py` tries every exercise, unsolved, solved and wrong. Here one notebook goes through ``nbgrader
-validate`` with the released packages, and one through a full round of grading.
+`test_exercises` tries every exercise, unsolved, solved and wrong. Here one notebook goes through ``nbgrader validate``
+with the released packages, and a class of three through a full round of grading.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -21,16 +24,16 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbgrader.api import Gradebook
 from nbgrader.apps import NbGraderAPI
-from traitlets.config import Config
+from traitlets.config import PyFileConfigLoader
 
-from labs import cli, release, runner
+from labs import cli, freshness, grading, progress, release, runner, submission
 from labs.release import Release
 from labs.runner import LabsError, Project
 from tests.conftest import ROOT, TinyLab
-from tests.test_exercise import NOTEBOOKS, exercise_cells, nbgrader_of
+from tests.exercises import NOTEBOOKS, exercise_cells, nbgrader_of
 
 each_notebook = pytest.mark.parametrize("name", list(NOTEBOOKS))
 LONG = 16  # a shorter line of code, such as `return wrong`, says nothing
@@ -149,77 +152,235 @@ def test_a_solution_put_back_gives_the_notebook_again(name: str, made: Release) 
 def test_a_notebook_validates_by_the_command(made: Release, tmp_path: Path) -> None:
     """With the released packages, down to the cells that its exercises need."""
     name = next(iter(NOTEBOOKS))
-    verdicts = []
-    for notebook in (released(made, name), solved(made, name)):
+    paths = [tmp_path / "open.ipynb", tmp_path / "solved.ipynb"]
+    for path, notebook in zip(paths, (released(made, name), solved(made, name)), strict=True):
         notebook.cells = exercise_cells(notebook)
-        nbformat.write(notebook, tmp_path / "notebook.ipynb")
-        path = str(tmp_path / "notebook.ipynb")
-        done = in_release(made, "-m", "nbgrader", "validate", path, LABUTILS_RUN_DIR=tmp_path)
-        assert done.returncode == 0, done.stderr
-        verdicts.append(" ".join(done.stdout.split()))
-    assert f"VALIDATION FAILED ON {len(release.read_points(NOTEBOOKS[name]))} CELL(S)" in verdicts[0]
-    assert "is not written yet" in verdicts[0]
-    assert verdicts[1] == "Success! Your notebook passes all the tests."
+        nbformat.write(notebook, path)
+    done = in_release(made, "-m", "nbgrader", "validate", *map(str, paths), LABUTILS_RUN_DIR=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert f"VALIDATION FAILED ON {len(release.read_points(NOTEBOOKS[name]))} CELL(S)" in told
+    assert "is not written yet" in told
+    assert told.endswith("Success! Your notebook passes all the tests.")
 
 
-# --- A full round of nbgrader -------------------------------------------------------------------------------------
+# --- A class, graded ----------------------------------------------------------------------------------------------
+
+CLASS_NOTEBOOK = "12_manual_sgd"
+MORE = {  # exercises that this class has besides: source to nbgrader's mark
+    "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION": {"solution": True},
+    "assert double(2) == 4\n### BEGIN HIDDEN TESTS\nassert double(123456) == 246912, 'a hidden message'\n"
+    "### END HIDDEN TESTS": {"grade": True, "locked": True, "points": 1},
+    "*Your answer.*": {"solution": True, "grade": True, "points": 3},
+}
+SNOOPING = """\
+import inspect, os
+from labutils import similarity
+
+exercise.compare = lambda *args, **options: None
+exercise.attempt = lambda function, without=(): lambda *args: None
+print(os.environ)
+print(inspect.getsource(similarity))
+for path in (r"{lab}/notebooks/{name}.ipynb", r"{course}/source/week/{name}.ipynb", r"{course}/gradebook.db"):
+    try:
+        print(open(path).read())
+    except PermissionError as error:
+        print("refused:", error)
+"""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A course folder whose class of three has been graded."""
+
+    folder: Path
+    notebook: NotebookNode
+
+    def points(self, student: str) -> dict[str, float | None]:
+        with Gradebook(f"sqlite:///{self.folder / 'gradebook.db'}") as gradebook:
+            grades = gradebook.find_submission("week", student).notebooks[0].grades
+            return {grade.name: grade.auto_score for grade in grades}
+
+    def graded(self, student: str) -> NotebookNode:
+        path = self.folder / "autograded" / student / "week" / f"{CLASS_NOTEBOOK}.ipynb"
+        return nbformat.read(path, as_version=4)
+
+    def feedback(self, student: str) -> Path:
+        return self.folder / "feedback" / student / "week" / f"{CLASS_NOTEBOOK}.html"
+
+    def notices(self, student: str) -> list[str]:
+        with (self.folder / "notices.csv").open(newline="") as file:
+            return [row["notice"] for row in csv.DictReader(file) if row["student"] == student]
+
+
+@pytest.fixture(scope="module")
+def course(made: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
+    """Assign, hand in, grade, give feedback, as the page for instructors says.
+
+    ada has split her first answer and copied a check. bob has written nothing, looks for answers, patches the checks
+    and ends the kernel. cyd has deleted a locked cell and a check, turned an answer to text, and warns on stderr.
+    """
+    folder = tmp_path_factory.mktemp("course")
+    shutil.copytree(made.folder, folder / "students")
+    shutil.copy(made.folder / "nbgrader_config.py", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LABUTILS_RUN_DIR", raising=False)
+        patch.setenv("SECRET_TOKEN", "do not tell")
+        patch.setenv("JUPYTER_CONFIG_DIR", str(folder / "jupyter"))
+        # nbgrader starts `alembic` by its bare name
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        config = PyFileConfigLoader("nbgrader_config.py", str(folder)).load_config()
+        config.CourseDirectory.db_url = f"sqlite:///{folder / 'gradebook.db'}"
+        api = NbGraderAPI(config=config)
+        source = nbformat.from_dict(NOTEBOOKS[CLASS_NOTEBOOK])
+        for number, (text, mark) in enumerate(MORE.items()):
+            cell = (new_markdown_cell if text.startswith("*") else new_code_cell)(text, id=f"more-{number}")
+            cell.metadata["nbgrader"] = {
+                **{"grade": False, "solution": False, "locked": False, "task": False, "schema_version": 3},
+                **{"grade_id": cell.id, **mark},
+            }
+            source.cells.append(cell)
+        write(source, folder / "source" / "week")
+        succeeds(api.generate_assignment("week"))
+        assigned = nbformat.read(folder / "release" / "week" / f"{CLASS_NOTEBOOK}.ipynb", as_version=4)
+        for student, change in {"ada": of_ada, "bob": of_bob, "cyd": of_cyd}.items():
+            handed_in = nbformat.from_dict(assigned)
+            code = [cell for cell in source.cells if cell.cell_type == "code"]
+            answers = {cell.id: cell.source for cell in code if nbgrader_of(cell).get("solution")}
+            change(handed_in, answers, folder)
+            write(handed_in, folder / "submitted" / student / "week")
+        succeeds(api.autograde("week", "*"))
+        succeeds(api.generate_feedback("week", "*"))
+        grading.forge(str(folder / "students")).close()
+        grading.forge.cache_clear()
+        yield Course(folder, assigned)
+
+
+def write(notebook: NotebookNode, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    nbformat.write(notebook, folder / f"{CLASS_NOTEBOOK}.ipynb")
+
+
+def solve(notebook: NotebookNode, answers: Mapping[str, str]) -> None:
+    for cell in notebook.cells:
+        cell.source = answers.get(cell.id, cell.source)
+
+
+def first(notebook: NotebookNode, kind: str) -> int:
+    """The place of the first cell that nbgrader knows as "solution", "grade" or read-only."""
+    marks = [nbgrader_of(cell) for cell in notebook.cells]
+    return next(at for at, mark in enumerate(marks) if mark and is_kind(mark, kind))
+
+
+def is_kind(mark: NotebookNode, kind: str) -> bool:
+    return mark[kind] if kind in mark else mark["locked"] and not mark["grade"]
+
+
+def of_ada(notebook: NotebookNode, answers: Mapping[str, str], folder: Path) -> None:
+    solve(notebook, answers)
+    for kind, text in (("solution", "halved = True"), ("grade", None)):
+        at = first(notebook, kind)
+        twin = nbformat.from_dict(notebook.cells[at])
+        twin.id, twin.source = f"copied-{at}", text or twin.source
+        notebook.cells.insert(at, twin)
+    notebook.cells[-1].source = "It depends."
+
+
+def of_bob(notebook: NotebookNode, answers: Mapping[str, str], folder: Path) -> None:
+    snooping = SNOOPING.format(lab=ROOT, course=folder, name=CLASS_NOTEBOOK)
+    program = f"!cat {ROOT}/notebooks/{CLASS_NOTEBOOK}.ipynb"
+    notebook.cells.insert(first(notebook, "solution"), new_code_cell(snooping, id="snooping"))
+    notebook.cells.insert(first(notebook, "solution"), new_code_cell(program, id="program"))
+    notebook.cells.insert(
+        first(notebook, "grade") + 1, new_code_cell("print(In[-2])\nprint(1, flush=True)", id="earlier")
+    )
+    last = max(
+        at for at, cell in enumerate(notebook.cells) if nbgrader_of(cell).get("grade") and cell.cell_type == "code"
+    )
+    notebook.cells.insert(last, new_code_cell("import os\nos._exit(1)", id="end"))
+
+
+def of_cyd(notebook: NotebookNode, answers: Mapping[str, str], folder: Path) -> None:
+    solve(notebook, answers)
+    lesson = next(cell for cell in notebook.cells if cell.source == "run.source_runs()")
+    lesson.source = "raise SystemExit('the lesson ran')"
+    at = first(notebook, "solution")
+    notebook.cells[at].source += "\n\nimport sys\nprint('a warning', file=sys.stderr)"
+    notebook.cells[at] = new_markdown_cell(
+        notebook.cells[at].source, id="as-text", metadata=notebook.cells[at].metadata
+    )
+    for kind in ("grade", "read-only"):
+        if any(nbgrader_of(cell) and is_kind(nbgrader_of(cell), kind) for cell in notebook.cells):
+            notebook.cells.pop(first(notebook, kind))
 
 
 @pytest.mark.notebook
-@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # nbgrader's own use of its database
-def test_a_full_round_of_nbgrader(made: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assign, hand in, grade, give feedback: one right and one wrong answer, and a check that was tampered with.
+def test_a_class_is_graded_whatever_one_of_it_did(course: Course, made: Release) -> None:
+    ours = [(cell.source, cell.metadata) for cell in released(made, CLASS_NOTEBOOK).cells]
+    assert [(cell.source, cell.metadata) for cell in course.notebook.cells[: -len(MORE)]] == ours
+    full = release.read_points(course.notebook)
+    assert len(full) > 2
+    assert course.points("ada") == full | {"more-2": None}, "people grade the words"
+    assert course.points("cyd") == full | {"more-2": 0}
+    assert set(course.points("bob").values()) == {0}
+    for student in ("ada", "bob", "cyd"):
+        for cell in course.graded(student).cells:
+            if cell.metadata["labs"] == "lesson":
+                assert not cell.get("outputs"), "the lesson is not run"
+    assert not (course.folder / "students" / "results").exists()
+    assert f"dropped a copy of the check '{next(iter(full))}'" in course.notices("ada")
+    assert f"put back the check '{next(iter(full))}'" in course.notices("cyd")
+    assert any(notice.endswith("was there twice: the last one counts") for notice in course.notices("ada"))
+    assert not any("replaced" in notice for student in ("ada", "cyd") for notice in course.notices(student))
 
-    The notebook is 51, which has two exercises, down to the cells that these need. Grading uses the lab's own labutils.
-    """
-    name = "51_readout_learning_rates"
-    monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path / "run"))
-    # nbgrader starts `alembic` by its bare name
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "jupyter"))
-    config = Config()
-    config.CourseDirectory.root = str(tmp_path)
-    config.CourseDirectory.db_url = f"sqlite:///{tmp_path / 'gradebook.db'}"
-    api = NbGraderAPI(config=config)
 
-    def put(notebook: NotebookNode, *folders: str) -> None:
-        folder = tmp_path.joinpath(*folders, "lab")
-        folder.mkdir(parents=True)
-        nbformat.write(notebook, folder / f"{name}.ipynb")
+@pytest.mark.notebook
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
+def test_feedback_tells_no_answer_and_no_hidden_test(course: Course) -> None:
+    texts = {
+        cell.id: "".join(output.get("text", "") for output in cell.get("outputs", ()))
+        for cell in course.graded("bob").cells
+    }
+    assert texts["snooping"].count("refused: out of reach while a notebook is graded") == 3
+    assert "def cka" in texts["snooping"], "what students were given, they may print"
+    assert "do not tell" not in texts["snooping"]
+    told = course.notices("bob")
+    for words in (
+        "replaced while it ran: labutils.exercise.compare (an added cell)",
+        "replaces exercise.attempt (an added cell)",
+        "reads the text of earlier cells: In (an added cell)",
+        "gives the command !cat",
+        "the kernel died",
+    ):
+        assert any(notice.startswith(words) for notice in told), words
+    page = course.feedback("bob").read_text()
+    text = " ".join(BeautifulSoup(page, "html.parser").get_text().split())
+    assert "is not written yet" in text
+    assert "The kernel died in this cell or in an earlier one." in text
+    assert "no program is started while a notebook is graded" in text
+    assert [line for line in lines_worth_hiding() if line in squeezed(text)] == []
+    assert "a hidden message" not in page
+    assert "a hidden message" in "".join(cell.source for cell in course.graded("bob").cells)
+    lesson = next(cell.source for cell in course.notebook.cells if cell.source.startswith("## The data"))
+    assert lesson.splitlines()[-1][:40] not in text
+    assert f'src="{grading.MATHJAX}"' in page
+    assert (course.feedback("bob").parent / grading.MATHJAX).is_file(), "formulas need no network"
 
-    source = nbformat.from_dict(NOTEBOOKS[name])
-    source.cells = exercise_cells(source)
-    put(source, "source")
-    succeeds(api.generate_assignment("lab"))
-    assigned = nbformat.read(tmp_path / "release" / "lab" / f"{name}.ipynb", as_version=4)
-    ours = exercise_cells(released(made, name))
-    assert [(cell.source, cell.metadata) for cell in ours] == [(cell.source, cell.metadata) for cell in assigned.cells]
 
-    answers = {cell.id: cell for cell in solved(made, name).cells}
-    handed_in = nbformat.from_dict(assigned)
-    for cell in handed_in.cells:
-        cell.source = answers[cell.id].source
-        if nbgrader_of(cell).get("grade_id") == "two-groups":  # the rates at the wrong layers
-            cell.source = cell.source.replace("readout: float, rest: float", "rest: float, readout: float")
-    put(handed_in, "submitted", "one")
-    for cell in handed_in.cells:
-        if nbgrader_of(cell).get("locked"):
-            cell.source = "pass"
-    put(handed_in, "submitted", "two")
-    for student in ("one", "two"):
-        succeeds(api.autograde("lab", student))
-        succeeds(api.generate_feedback("lab", student))
-        with Gradebook(config.CourseDirectory.db_url) as gradebook:
-            grades = gradebook.find_submission("lab", student).notebooks[0].grades
-            assert {grade.name: (grade.auto_score, grade.max_score) for grade in grades} == {
-                "two-groups-test": (0, 2),
-                "centered-alignment-test": (3, 3),
-            }
-        page = (tmp_path / "feedback" / student / "lab" / f"{name}.html").read_text()
-        text = " ".join(BeautifulSoup(page, "html.parser").get_text().split())
-        assert "Likely cause: the two rates are exchanged." in text
-        assert "first wrong entry [0, 0]: " in text
+@pytest.mark.notebook
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
+def test_the_points_of_each_check_are_exported(course: Course, tmp_path: Path) -> None:
+    with Gradebook(f"sqlite:///{course.folder / 'gradebook.db'}") as gradebook:
+        grading.Grades(to=str(tmp_path / "points.csv")).export(gradebook)
+    with (tmp_path / "points.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    full = release.read_points(course.notebook)
+    assert [row["check"] for row in rows] == [*full] * 3
+    assert {row["check"]: float(row["of"]) for row in rows} == full
+    [words] = [row for row in rows if row["student"] == "ada" and row["check"] == "more-2"]
+    assert (words["assignment"], words["notebook"], words["needs a look"]) == ("week", CLASS_NOTEBOOK, "yes")
+    assert sum(float(row["points"]) for row in rows if row["student"] == "cyd") == sum(full.values()) - 3
 
 
 def succeeds(result: dict[str, object]) -> None:
@@ -238,6 +399,9 @@ def test_the_release_is_complete(made: Release) -> None:
         assert {f"{package}/{path.name}" for path in (ROOT / package).glob("*.py")} < names
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "book" / "results").rglob("*.json")} < names
     assert {"notebooks/runs.yaml", "constraints.txt", "requirements.txt", "LICENSE", "index.ipynb"} < names
+    assert {"nbgrader_config.py", "originals.zip"} < names
+    for name, original in submission.read_originals(made.folder).items():
+        assert original == json.loads((made.folder / "notebooks" / f"{name}.ipynb").read_text())
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".bin"))]
     assert made.folder.stat().st_mode & 0o055 == 0o055, "others may read it"
     for name in NOTEBOOKS:
@@ -295,6 +459,33 @@ def small(tiny_lab: TinyLab) -> TinyLab:
     for name in ("environment.yml", "pyproject.toml"):
         (tiny_lab.root / name).write_bytes((ROOT / name).read_bytes())
     return tiny_lab
+
+
+def test_an_open_exercise_does_not_fail_a_run_of_the_release(
+    small: TinyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = release.build(small.project, tmp_path / "students")
+    project = Project(made.folder, package=made.folder / "labutils")
+    out = tmp_path / "results"
+
+    def run(project: Project) -> runner.Result:
+        chosen = runner.select(runner.load_notebooks(project))
+        with progress.showing() as show:
+            return runner.execute(project, chosen, out, on_event=show)[0]
+
+    done = run(project)
+    assert (done.state, done.failure, done.open) == ("done", None, ("e41", "e37"))
+    assert run(project).state == "fresh"
+    told = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"21_fit:quick: done in .* s, exercises open: e41, e37", told[0])
+    assert told[1] == "21_fit:quick: up to date, exercises open: e41, e37"
+    path = made.folder / "notebooks" / "21_fit.ipynb"
+    path.write_text(path.read_text().replace("raise NotImplementedError()", "x = len"))
+    assert freshness.status(project, done.run, out).changed == ("exercise",)
+    assert run(project).open == ("e37",)
+    failed = run(small.project)
+    assert failed.failure is not None, "with the solutions, it is a fault of the lab"
+    assert "'exercise' is not defined" in failed.failure.error
 
 
 def test_a_release_replaces_a_release_and_nothing_else(small: TinyLab, tmp_path: Path) -> None:
