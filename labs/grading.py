@@ -341,8 +341,8 @@ class Brief(Preprocessor):
         ]
         for cell in nb.cells:
             cell.source = re.sub(
-                r"(?ms)^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[^\n]*\n?",
-                "    # hidden tests\n",
+                r"(?ms)^([ \t]*)### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[^\n]*",
+                r"\1# hidden tests",
                 cell.source,
             )
             for output in cell.get("outputs", ()):

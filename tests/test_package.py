@@ -52,9 +52,13 @@ COMMAND = (
     "cluster",
     "pages",
     "teaching",
+    "submission",
+    "check",
     "release",
     "site",
     "publish",
+    "fence",
+    "grading",
     "doctor",
     "cli",
 )
