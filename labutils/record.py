@@ -33,7 +33,7 @@ from PIL import Image, ImageChops
 from torch import nn
 
 from labutils import published
-from labutils.claims import SLUG, Claim, Claims, as_slug, judge
+from labutils.claims import SLUG, Claim, Claims, judge
 from labutils.drawing import use_style
 from labutils.files import find_project, layout, write_atomically
 from labutils.parameters import check_cells
@@ -204,18 +204,16 @@ class Record:
     def claim(
         self,
         id: str,
-        text: str = "",
+        text: str,
         *,
         source: str,
-        measured: ArrayLike | None = None,
+        measured: ArrayLike,
         above: float | None = None,
         below: float | None = None,
         within: tuple[float, float] | None = None,
         unit: str = "",
         kind: Kind = "mean",
         key: bool = False,
-        holds: ArrayLike | None = None,
-        evidence: str = "",
     ) -> Claim:
         """Record and show a claim; its verdict is computed from the measured values, see `labutils.claims.judge`.
 
@@ -231,8 +229,6 @@ class Record:
             kind: "mean", "fraction", "share", "correlation" or "ratio".
             key: Whether it answers the question of the notebook: such claims stand above the quick run, see
                 `source_runs`.
-            holds: The form of before: effects or outcomes, positive or True where the claim (then given as id) holds.
-            evidence: What holds is.
 
         Returns:
             The claim with its verdict. It has shown itself; as the last value of a cell it is not shown again.
@@ -241,10 +237,6 @@ class Record:
             ValueError: As `labutils.claims.judge`, and if another claim of the run has this id.
             TypeError: As `labutils.claims.judge`.
         """
-        if holds is not None:  # until all notebooks have the new form
-            share = np.asarray(holds).dtype == np.bool_
-            text, id, kind, measured = id, as_slug(id), "share" if share else "mean", holds
-            above, unit = (None, f"seeds ({evidence})") if share else (0.0, evidence)
         claim = judge(
             id,
             text,

@@ -593,19 +593,6 @@ def test_a_refused_claim_is_not_recorded(folder, run):
     assert read(folder)["claims"] == []
 
 
-def test_the_form_of_before_still_works(run):
-    effect = run.claim("M2's loss falls", source="D1", holds=[1.0, 1.1, 1.2], evidence="nats")
-    share = run.claim("It is so", source="D1", holds=[True] * 6, evidence="accuracy above 0.9")
-    assert (effect.id, effect.text, effect.needs, effect.unit) == (
-        "m2-s-loss-falls",
-        "M2's loss falls",
-        {"above": 0},
-        "nats",
-    )
-    assert (share.kind, share.needs, share.verdict) == ("share", {"above": 0.5}, "supported")
-    assert "in 6 of 6 seeds (accuracy above 0.9)" in share.evidence
-
-
 def test_a_value_that_the_parameters_cell_does_not_allow_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path))
     cells = ["", "epochs = 10  # passes (>= 1)"]
