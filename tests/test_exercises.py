@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from labutils import exercise
+from labutils.claims import Claim
 from labutils.exercise import AnswerUsedError, Mistake
 from tests.exercises import EXERCISES, NOTEBOOKS, Desk, answers, exercise_cells, nbgrader_of
 
@@ -44,6 +46,8 @@ def zeros(result: Any) -> Any:
             return result
         case torch.optim.Optimizer():
             return torch.optim.SGD(result.param_groups[0]["params"], lr=0.0)
+        case Claim():
+            return dataclasses.replace(result, measured=zeros(result.measured))
     return type(result)(0)
 
 

@@ -38,6 +38,8 @@ def exercises_of(name: str) -> Iterator[tuple[NotebookNode, list[NotebookNode]]]
     """Each exercise of a notebook, with its checks."""
     solution, checks = None, []
     for cell in NOTEBOOKS[name].cells:
+        if cell.cell_type != "code":  # an answer in words, graded by a person
+            continue
         if nbgrader_of(cell).get("solution"):
             if solution:
                 yield solution, checks
