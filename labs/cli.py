@@ -259,8 +259,11 @@ def _run(
     is_flag=True,
     help="A site for students who are graded: no solutions, no hidden tests, no source code of labutils.",
 )
+@click.option(
+    "--pdf", is_flag=True, help="Print the whole book, too, by Chromium or Chrome, as book.pdf beside the site."
+)
 @_JOBS
-def _book(out: Path | None, results: Path | None, without_answers: bool, jobs: int | None) -> int:
+def _book(out: Path | None, results: Path | None, without_answers: bool, pdf: bool, jobs: int | None) -> int:
     """Run what is not up to date, and build the site from the executed notebooks.
 
     Warnings count as errors. If a notebook fails, no site is built and an earlier one is removed. Prints where
@@ -276,7 +279,7 @@ def _book(out: Path | None, results: Path | None, without_answers: bool, jobs: i
         site.remove(out)
         return _conclude(ended, "no book was built")
     try:
-        click.echo(site.build(project, results, out, answers=not without_answers))
+        click.echo(site.build(project, results, out, answers=not without_answers, pdf=pdf))
     except site.BookError as error:
         _complain(str(error))
         return 1

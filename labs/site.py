@@ -10,6 +10,7 @@ import hashlib
 import html
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ from labs.runner import LabsError, Notebook, Project
 
 INDEX = Path("_build") / "html" / "index.html"
 STAMP = "stamp.txt"
+PDF = "book.pdf"
+PRINTING = 120  # seconds that the formulas of the whole book may take
 PUBLISHED = "results"
 MOST_LINES_TOLD = 60
 BENCHMARKS = "benchmarks"
@@ -47,7 +50,7 @@ class BookError(Exception):
     """Jupyter Book found something to complain about."""
 
 
-def build(project: Project, results: Path, out: Path, *, answers: bool = True) -> Path:
+def build(project: Project, results: Path, out: Path, *, answers: bool = True, pdf: bool = False) -> Path:
     """Build the site from ``book/`` and the executed quick runs; where nothing changed, leave it as it is.
 
     Args:
@@ -55,20 +58,24 @@ def build(project: Project, results: Path, out: Path, *, answers: bool = True) -
         results: the folder of the results; every quick run there must be done.
         out: the folder of the book, replaced as a whole.
         answers: whether pages show the solutions of exercises, hidden tests and the module's source code.
+        pdf: whether to make ``book.pdf``, too.
 
     Returns:
         The first page of the site.
 
     Raises:
-        LabsError: a notebook's quick run is not up to date, or book/reported.yaml names what no run holds.
+        LabsError: a notebook's quick run is not up to date, book/reported.yaml names what no run holds, or there is no
+            browser to make a PDF.
         BookError: Jupyter Book warned or failed; what it said is in the message.
     """
+    browser = find_browser() if pdf else ""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(out.with_name(f".{out.name}.lock")):
         files = collect(project, results, answers)
         stamp = _stamp(project, files)
-        if (out / INDEX).is_file() and (out / STAMP).is_file() and (out / STAMP).read_text() == stamp:
+        made = [out / name for name in (INDEX, STAMP, *([PDF] if pdf else []))]
+        if all(path.is_file() for path in made) and (out / STAMP).read_text() == stamp:
             return out / INDEX
         remove(out)
         partial = out.with_name(f".{out.name}.partial")
@@ -81,7 +88,9 @@ def build(project: Project, results: Path, out: Path, *, answers: bool = True) -
             _run_jupyter_book(partial)
             if (partial / SLIDES).is_dir():
                 shutil.copytree(partial / SLIDES, partial / INDEX.parent / SLIDES)
-            _add_mathjax(partial / INDEX.parent / "_static" / "mathjax")
+            _add_mathjax(partial / INDEX.parent)
+            if pdf:
+                _print(partial, browser)
             (partial / STAMP).write_text(stamp)
             partial.replace(out)
         finally:
@@ -255,9 +264,10 @@ def _folded(cell: Any) -> str:
     return f"{lines} lines of code" if lines > LONG else ""
 
 
-def _run_jupyter_book(folder: Path) -> None:
+def _run_jupyter_book(folder: Path, builder: str = "html") -> None:
     script = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-P", "-c", script, "build", "--warningiserror", "--keep-going", str(folder)]
+    options = ["--warningiserror", "--keep-going", "--builder", builder]
+    command = [sys.executable, "-P", "-c", script, "build", *options, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode == 0 and (folder / INDEX).is_file():
         return
@@ -273,9 +283,9 @@ def mathjax_source() -> Path | None:
     return Path(spec.origin).parent / "static" / "mathjax" if spec and spec.origin else None
 
 
-def _add_mathjax(target: Path) -> None:
+def _add_mathjax(pages: Path) -> None:
     """Put the part of MathJax that the pages load (3 of its 24 MB) beside them."""
-    source = mathjax_source()
+    source, target = mathjax_source(), pages / "_static" / "mathjax"
     if source is None:
         return
     for part in MATHJAX_PARTS:
@@ -284,3 +294,31 @@ def _add_mathjax(target: Path) -> None:
             shutil.copytree(source / part, target / part)
         else:
             shutil.copy(source / part, target / part)
+
+
+def find_browser() -> str:
+    """Return the program that prints a PDF: the one that $CHROMIUM names, or a Chromium or Chrome that is installed.
+
+    Raises:
+        LabsError: there is none.
+    """
+    names = [os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]
+    found = next(filter(None, (shutil.which(name) for name in names if name)), None)
+    if found is None:
+        raise LabsError("Chromium or Chrome prints the PDF, and is not here: install one, or name it in CHROMIUM")
+    return found
+
+
+def _print(folder: Path, browser: str) -> None:
+    """Set the whole book as one page, and let the browser print it: ``book.pdf`` in the folder."""
+    _run_jupyter_book(folder, "singlehtml")
+    pages = folder / "_build" / "singlehtml"
+    _add_mathjax(pages)
+    [page] = [path for path in pages.glob("*.html") if path.name != INDEX.name]  # the other one leads to it
+    options = ["--headless", "--disable-gpu", "--no-pdf-header-footer", "--generate-pdf-document-outline"]
+    options += [f"--virtual-time-budget={PRINTING * 1000}", f"--print-to-pdf={folder / PDF}"]
+    options += ["--no-sandbox"] * (os.geteuid() == 0)  # which root cannot have
+    done = subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, check=False)
+    if done.returncode or not (folder / PDF).is_file():
+        raise BookError(f"{browser} printed no PDF:\n    " + "\n    ".join(done.stderr.splitlines()[-5:]))
+    shutil.rmtree(pages)

@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from labs import pages, runner, site
 from labs.runner import LabsError, Project
 from tests.conftest import ROOT, TinyLab
+from tests.test_browser import check_tools
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -340,6 +341,26 @@ def test_a_book_is_built_again_when_a_page_changes(tiny_book: TinyLab, tmp_path:
     assert [build(), build()] == [3, 3]
     (tmp_path / "book" / "_build" / "html" / "index.html").unlink()
     assert build() == 4
+
+
+@pytest.mark.notebook
+def test_the_whole_book_can_be_printed(tiny_book: TinyLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_tools()
+    book = tiny_book.root / "book"
+    (book / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n- file: more\n")
+    (book / "intro.md").write_text("# Introduction\n\nA word, and $x^2$.\n")
+    (book / "more.md").write_text("# More\n\nThe end.\n")
+    index = site.build(tiny_book.project, tiny_book.results, tmp_path / "book", pdf=True)
+    printed = (tmp_path / "book" / site.PDF).read_bytes()
+    assert index.is_file()
+    assert printed.startswith(b"%PDF")
+    assert b"/Outlines" in printed
+    monkeypatch.setattr(site, "_run_jupyter_book", lambda *_: pytest.fail("built again"))
+    assert site.build(tiny_book.project, tiny_book.results, tmp_path / "book", pdf=True) == index
+    monkeypatch.setenv("CHROMIUM", "no-such-browser")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LabsError, match="install one, or name it in CHROMIUM"):
+        site.build(tiny_book.project, tiny_book.results, tmp_path / "book", pdf=True)
 
 
 LAUNCH = "a[href^='https://mybinder.org'], a[href^='https://colab.']"
