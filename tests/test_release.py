@@ -40,6 +40,7 @@ LONG = 16  # a shorter line of code, such as `return wrong`, says nothing
 IDIOMS = {
     "exercise.compare(",
     "withtorch.no_grad():",
+    "optimizer.zero_grad()",
     "generator=torch.Generator().manual_seed(seed)",
     "chosen=torch.randperm(len(labels),generator=generator)[:count]",  # 41's lesson draws like this, too
 }  # say nothing, either
@@ -83,9 +84,11 @@ def lines_worth_hiding() -> dict[str, str]:
     """Every line of a solution, a hidden test or the body of an answer in labutils, without blanks: its origin."""
     found: dict[str, str] = {}
     for name, notebook in NOTEBOOKS.items():
-        checks = "".join(shown(cell) for cell in notebook.cells if nbgrader_of(cell).get("grade"))
+        locked = [cell for cell in notebook.cells if nbgrader_of(cell).get("locked")]
+        checks = "".join(shown(cell) for cell in locked)
+        given = "".join(shown(cell) for cell in locked if not nbgrader_of(cell)["grade"])  # such as code to mend
         for cell in notebook.cells:
-            for what, known in (("SOLUTION", ""), ("HIDDEN TESTS", checks)):
+            for what, known in (("SOLUTION", given), ("HIDDEN TESTS", checks)):
                 for text in regions(cell, what):
                     lines = [line for line in map(squeezed, text.splitlines()) if line not in known]
                     found |= dict.fromkeys(lines, f"{name}, {what.lower()}")
