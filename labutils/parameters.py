@@ -6,8 +6,8 @@
     rates = [0.1, 0.01]  # learning rates (> 0)
     extra = [0.5]  # further rates (> 0, may be empty)
 
-Bounds and choices hold for every number and string of a list or dictionary. A list must not be empty, unless the
-comment says that it may. All other words in a comment are for people.
+Bounds and choices hold for every number and string of a list or dictionary. A list must not be empty, and neither must
+a list in it, unless the comment says that they may. All other words in a comment are for people.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def check_cells(namespace: Mapping[str, Any]) -> None:
 
 def _needed(parameter: Parameter, value: Any) -> str:
     """What a value lacks, in words; empty if nothing."""
-    if isinstance(value, list | tuple) and not value and not parameter.may_be_empty:
-        return "not be empty"
+    if _has_empty_list(value) and not parameter.may_be_empty:
+        return "not be empty" if not value else "not hold an empty list"
     items = list(_items(value))
     numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
     if not all(_COMPARISONS[sign](number, bound) for number in numbers for sign, bound in parameter.bounds):
@@ -164,6 +164,12 @@ def _needed(parameter: Parameter, value: Any) -> str:
     if parameter.choices and not all(item in parameter.choices for item in items if isinstance(item, str)):
         return "be " + " or ".join(f'"{choice}"' for choice in parameter.choices)
     return ""
+
+
+def _has_empty_list(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_empty_list, value.values()))
+    return isinstance(value, list | tuple) and (not value or any(map(_has_empty_list, value)))
 
 
 def _items(value: Any) -> Iterator[Any]:
