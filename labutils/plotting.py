@@ -299,6 +299,7 @@ def heatmaps(
     signed: bool = False,
     limits: tuple[float, float] | None = None,
     annotate: bool = True,
+    mark: bool = False,
     **options: Any,
 ) -> tuple[Figure, dict[str, Axes]]:
     """Draw tables as heatmaps, a panel each, on one scale with one color bar.
@@ -310,6 +311,7 @@ def heatmaps(
         signed: The numbers have a sign that matters: a diverging map, white at 0.
         limits: Values at the two ends of the scale; by default from the least to the greatest number of all tables.
         annotate: Write the numbers into the cells where they fit.
+        mark: Draw a square around the greatest number of each row; the squares are the first of the axes' `lines`.
         **options: As in `panel_each`, such as `columns=3` or `height=3.2`.
 
     Returns:
@@ -337,6 +339,9 @@ def heatmaps(
     bar = figure.colorbar(ax.get_images()[0], ax=list(axes.values()), label=label, shrink=0.9, aspect=25)
     bar.outline.set_visible(False)
     _fit_heatmaps(figure)
+    for title, table in tables.items() if mark else ():
+        size, greatest = 0.8 * _cell_width(axes[title]), np.nanargmax(np.asarray(table), axis=1)
+        axes[title].plot(greatest, range(len(table)), "s", markersize=size, mfc="none", mec=COLORS[1], mew=1.5)
     return figure, axes
 
 

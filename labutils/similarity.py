@@ -39,6 +39,7 @@ from math import sqrt
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -438,6 +439,12 @@ class LayerMatching:
     def mean_similarity(self) -> np.ndarray:
         """(L, L) mean over all ordered pairs of different networks."""
         return np.nanmean(self.similarity, axis=(0, 1))
+
+    @property
+    def mean_table(self) -> pd.DataFrame:
+        """The same with the layers' names, as `plotting.heatmaps` draws it."""
+        table = pd.DataFrame(self.mean_similarity, self.layers, self.layers)
+        return table.rename_axis(index="layer of one network", columns="layer of another")
 
 
 def layer_matching_accuracy(

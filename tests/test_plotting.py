@@ -338,6 +338,21 @@ def test_heatmaps_share_a_scale_that_is_white_at_zero_for_signed_numbers():
     assert axes["one"].get_images()[0].get_clim() == (-3.0, 1.0)
 
 
+def test_heatmaps_mark_the_greatest_number_of_each_row_within_its_cell():
+    table = pd.DataFrame([[1.0, 3.0, np.nan], [0.5, -1.0, 0.0]], columns=list("abc"))
+    figure, axes = plotting.heatmaps({"one": table, "two": -table}, "similarity", mark=True)
+    [squares] = axes["one"].lines
+    assert squares.get_xdata().tolist() == [1, 0]
+    assert list(squares.get_ydata()) == [0, 1]
+    assert axes["two"].lines[0].get_xdata().tolist() == [0, 1]
+    assert axes["one"].get_xlim() == (-0.5, 2.5)
+    figure.draw_without_rendering()
+    cell = axes["one"].get_window_extent().width / 3 / figure.dpi * 72
+    assert 0.7 * cell < squares.get_markersize() < 0.9 * cell
+    _, axes = plotting.heatmaps({"one": table}, "similarity")
+    assert not axes["one"].lines
+
+
 def test_a_forest_shows_ours_beside_the_reported():
     _, ax = plotting.panels()
     table = pd.DataFrame(

@@ -582,6 +582,8 @@ def test_matching_equals_a_loop_over_all_ordered_pairs(measure: str) -> None:
         (function(nets[0]["3"], nets[1]["2"]) + function(nets[1]["2"], nets[0]["3"])) / 2, rel=1e-6
     )
     np.testing.assert_allclose(found.mean_similarity, found.mean_similarity.T)
+    assert found.mean_table.loc["3", "2"] == found.mean_similarity[2, 1]
+    assert (found.mean_table.index.name, found.mean_table.columns.name) == ("layer of one network", "layer of another")
     assert found.effects.mean() == pytest.approx(found.accuracy)
     assert found.interval.mean == pytest.approx(found.accuracy)
     assert found.interval.n == 4
