@@ -2,6 +2,10 @@
 
 FACTOR = "(own / length).view(-1, *[1] * (weight.dim() - 1))"
 SOLVED = "torch.linalg.solve(gram, directions @ offset.T).T"
+ORTHONORMAL = (
+    "offset @ torch.stack([first := directions[0] / directions[0].norm(),"
+    " (rest := directions[1] - directions[1] @ first * first) / rest.norm()]).T"
+)
 
 MISTAKES = [
     # exercise, what stands in the solution, what a student writes there, what the check says (a pattern)
@@ -14,6 +18,7 @@ MISTAKES = [
     ("plane-coordinates", "points - origin", "points", "the origin is not subtracted"),
     ("plane-coordinates", SOLVED, "offset @ directions.T", "as if they were orthonormal"),
     ("plane-coordinates", SOLVED, "offset @ directions.T / gram.diagonal()", "as if the directions were orthogonal"),
+    ("plane-coordinates", SOLVED, ORTHONORMAL, "along directions that were made orthonormal first"),
     ("plane-coordinates", "norm(dim=1)", "square().sum(1)", "the distance is squared"),
     ("plane-coordinates", "(offset - coordinates @ directions)", "offset", "from the origin, not from the plane"),
     ("plane-coordinates", "(offset - coordinates @ directions)", "(coordinates @ directions)", "within the plane"),
