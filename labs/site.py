@@ -232,7 +232,7 @@ def notebook_page(path: Path, name: str, answers: bool = True) -> bytes:
         if cell.cell_type != "code":
             continue
         if folded := _folded(cell):
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
+            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
             cell.metadata["mystnb"] = {"code_prompt_show": f"Show {folded}", "code_prompt_hide": f"Hide {folded}"}
         for output in cell.outputs:
             data = output.get("data", {})
@@ -249,19 +249,19 @@ def notebook_page(path: Path, name: str, answers: bool = True) -> bytes:
 
 def _folded(cell: Any) -> str:
     """What to call a cell's code that is shown on a click only; empty for the code that one reads."""
-    exercise, lines = cell.metadata.get("nbgrader", {}), len(cell.source.splitlines())
+    exercise, tags = cell.metadata.get("nbgrader", {}), cell.metadata.get("tags", [])
+    lines = len(cell.source.splitlines())
     if exercise.get("solution"):
         return "a solution" if "BEGIN SOLUTION" in cell.source else ""
     if exercise.get("grade"):
         return "the check"
-    tags = cell.metadata.get("tags", [])
-    if "hide-input" in tags or "parameters" in tags:
-        return ""  # the one is folded as it is, the other is never
+    if "parameters" in tags:
+        return ""
     if cell.source.startswith(("import ", "from ", "%matplotlib")):
         return "the set-up"
-    if "run.figure(" in cell.source and lines > LONG / 2:
+    if "run.figure(" in cell.source and ("hide-input" in tags or lines > LONG / 2):
         return f"the code of the figure ({lines} lines)"
-    return f"{lines} lines of code" if lines > LONG else ""
+    return f"{lines} lines of code" if "hide-input" in tags or lines > LONG else ""
 
 
 def _run_jupyter_book(folder: Path, builder: str = "html") -> None:

@@ -22,6 +22,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from labs.pages import VERDICTS, Metrics, evidence, list_table, plain
 from labs.runner import Notebook
 
+BY_HAND = "An answer in words, which a person grades."
 HIDDEN = re.compile(r"(?s)### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS")
 
 
@@ -175,14 +176,14 @@ def _exercises(notebook: Notebook, hidden: bool) -> Iterator[Exercise]:
 
     for cell in nbformat.read(notebook.path, as_version=4).cells:
         graded = cell.metadata.get("nbgrader", {})
+        if cell.cell_type == "markdown" and (found := re.findall(r"(?m)^### Exercise: (.+)", cell.source)):
+            yield from finished()
+            heading, solution = found[-1], None
         if graded.get("solution"):
             yield from finished()
             solution, checks = cell, []
-        elif graded.get("grade"):
-            checks.append(_check(cell, hidden))
-        elif cell.cell_type == "markdown" and (found := re.findall(r"(?m)^### Exercise: (.+)", cell.source)):
-            yield from finished()
-            heading, solution = found[-1], None
+        if graded.get("grade"):
+            checks.append(_check(cell, hidden) if cell.cell_type == "code" else Check(graded.points, (BY_HAND,), ()))
     yield from finished()
 
 

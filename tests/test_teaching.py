@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 
 import nbformat
 import numpy as np
@@ -85,6 +86,8 @@ def graded_lab(lab: TinyLab) -> list[runner.Notebook]:
     path = lab.add("21_fit")
     notebook = nbformat.read(path, as_version=4)
 
+    form = {"schema_version": 3, "grade_id": "words", "grade": True, "solution": True}
+
     def cell(source: str, key: str, **more: object) -> nbformat.NotebookNode:
         form = {"schema_version": 3, "grade_id": key, "grade": "points" in more, "solution": "points" not in more}
         about = {"exercise": more.pop("about")} if "about" in more else {}
@@ -97,6 +100,7 @@ def graded_lab(lab: TinyLab) -> list[runner.Notebook]:
         cell("assert double(0) == 0", "double-2", points=2),
         new_markdown_cell("### Exercise: half"),
         cell("def half(x):\n    return x / 2", "half"),
+        new_markdown_cell("### Exercise: in words", metadata={"nbgrader": form | {"points": 2}}),
     ]
     nbformat.write(notebook, path)
     return list(lab.load().values())
@@ -104,13 +108,14 @@ def graded_lab(lab: TinyLab) -> list[runner.Notebook]:
 
 def test_an_exercise_has_points_a_step_and_the_mistakes_that_its_checks_name(tiny_lab: TinyLab) -> None:
     notebooks = graded_lab(tiny_lab)
-    double, half = teaching.exercises(notebooks)
+    double, half, words = teaching.exercises(notebooks)
     assert (double.title, double.difficulty, double.minutes, double.points) == ("double <it>", "core", 15, 5)
     assert double.checks == (
         Check(3, ("Compare with a sum.",), ("not *twice*", "hidden trap")),
         Check(2, (), ()),
     )
     assert (half.title, half.difficulty, half.minutes, half.points) == ("half", "", None, 0)
+    assert (words.title, words.checks) == ("in words", (Check(2, (teaching.BY_HAND,), ()),))
     for_students = teaching.exercises(notebooks, hidden=False)[0]
     assert for_students.checks[0].causes == ("not *twice*",)
     page = teaching.rubric_page([double, half])
@@ -218,5 +223,5 @@ def test_the_worked_example_of_own_data_works(monkeypatch: pytest.MonkeyPatch, t
     )
     tiny_lab.name_runs({"12_manual_sgd": dict([run])})
     assert tiny_lab.run("12_manual_sgd:photos").parameters == run[1]
-    words = re.search(r"labs run 12 (.*)", text)[1].replace('"', "").split("-p ")[1:]
-    assert {key: runner.parse_value(value) for key, value in (word.strip().split(" ", 1) for word in words)} == run[1]
+    words = shlex.split(re.search(r"(?s)labs run 12 (.*?)```", text)[1])
+    assert dict(zip(words[1::3], map(runner.parse_value, words[2::3]), strict=True)) == run[1]
