@@ -365,6 +365,7 @@ def _serve() -> None:
             with contextlib.suppress(Exception):  # whoever needs it will hear of it
                 exec(statement, {})
         import ipykernel.kernelapp  # noqa: F401
+        import torch._dynamo  # noqa: F401, which every notebook's first optimizer imports
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the kernels: they leave no zombies
     for line in sys.stdin.buffer:
         task = json.loads(line)
