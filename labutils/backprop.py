@@ -177,9 +177,12 @@ def central_differences(
             return _loss_and_slope(outputs, y, loss)[0]
 
         differences = []
-        for steps in _steps(p, eps):
-            up, down = (torch.func.vmap(loss_of)(p + sign * steps) for sign in (1, -1))
-            differences.append((up - down) / (2 * eps))
+        for copies, moved, at in _copies(p):
+            losses = []
+            for step in (eps, -eps):
+                moved.copy_(at + step)
+                losses.append(torch.func.vmap(loss_of)(copies))
+            differences.append((losses[0] - losses[1]) / (2 * eps))
         gradients[name] = torch.cat(differences).view(p.shape)
     return gradients
 
@@ -283,11 +286,12 @@ def _accumulate(gradients: dict[nn.Parameter, Tensor], p: nn.Parameter, gradient
     gradients[p] = gradients[p] + gradient if p in gradients else gradient
 
 
-def _steps(p: Tensor, eps: float, numbers: int = 2**20) -> Iterator[Tensor]:
-    """ε times the unit vectors of p's space, in chunks (k, *p.shape) of bounded size."""
-    chunk = max(1, numbers // p.numel())
+def _copies(p: Tensor, numbers: int = 2**20) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Chunks of copies of p, (k, *p.shape); a view of the one entry in each that is to be moved; its value, (k,)."""
+    chunk = min(max(1, numbers // p.numel()), p.numel())
+    copies, flat = p.expand(chunk, *p.shape).clone(), p.flatten()
     for start in range(0, p.numel(), chunk):
-        k = min(chunk, p.numel() - start)
-        steps = torch.zeros(k, p.numel(), dtype=p.dtype, device=p.device)
-        steps[:, start : start + k].fill_diagonal_(eps)
-        yield steps.view(k, *p.shape)
+        at = flat[start : start + chunk]
+        moved = copies.view(chunk, -1)[: len(at), start : start + chunk].diagonal()
+        yield copies[: len(at)], moved, at
+        moved.copy_(at)
