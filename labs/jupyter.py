@@ -180,6 +180,7 @@ async def _execute(
             executor.kc = client
             notebook.metadata["language_info"] = (await client.kernel_info(reply=True))["content"]["language_info"]
             for at, cell in enumerate(notebook.cells):
+                _leave_if_cancelled()
                 try:
                     await executor.async_execute_cell(cell, at, execution_count=executor.code_cells_executed + 1)
                 except CellExecutionError:
@@ -194,11 +195,16 @@ async def _execute(
     except CellExecutionError as error:
         return failure(f"{error.ename}: {error.evalue}", error.traceback)
     except Exception as error:  # the kernel died or did not start: its own last words say why
-        if (task := asyncio.current_task()) and task.cancelling():  # which nbclient takes for the kernel's death
-            raise asyncio.CancelledError from None
+        _leave_if_cancelled()  # which nbclient takes for the kernel's death
         told = start.log.read_text(encoding="utf-8", errors="replace") if start.log.exists() else ""
         return failure(f"{type(error).__name__}: {' '.join(str(error).split())}", told)
     return None
+
+
+def _leave_if_cancelled() -> None:
+    """End a task that was cancelled while nbclient waited: `asyncio.wait_for` of Python 3.11 may swallow that."""
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError from None
 
 
 def _tags(cell: NotebookNode) -> list[str]:

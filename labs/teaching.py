@@ -284,6 +284,8 @@ def slides(title: str, pages: Mapping[str, NotebookNode], quick: Mapping[str, Me
             ]
             cells.append(_slide("\n".join(["## What the quick run says", "", *told])))
         cells += [_slide(question) for question in _questions(page, "Recap")]
+    for number, cell in enumerate(cells):
+        cell.id = f"slide-{number}"  # by default random: the site would be built anew each time
     return new_notebook(cells=cells, metadata={"title": title})
 
 

@@ -342,8 +342,8 @@ def test_an_interruption_has_its_exit_code_and_signals_are_as_before(labs: Labs,
 def test_book_runs_everything_and_prints_where_the_site_is(labs: Labs, monkeypatch, tmp_path: Path) -> None:
     built = []
 
-    def build(*arguments: object, answers: bool) -> Path:
-        built.append((*arguments, answers))
+    def build(*arguments: object, answers: bool, pdf: bool) -> Path:
+        built.append((*arguments, answers, pdf))
         return Path("here/index.html")
 
     monkeypatch.setattr(site, "build", build)
@@ -353,10 +353,10 @@ def test_book_runs_everything_and_prints_where_the_site_is(labs: Labs, monkeypat
     [call] = told.calls
     assert [run.label for run in call.runs] == ["21_fit:quick", "22_image:quick"]
     root = labs.lab.root
-    [(project, results, out, answers)] = built
-    assert (project.root, results, out, answers) == (root, root / "results", root / "_build" / "book", True)
+    [(project, results, out, answers, pdf)] = built
+    assert (project.root, results, out, answers, pdf) == (root, root / "results", root / "_build" / "book", True, False)
     labs("book", "--out", str(tmp_path / "o"), "--results", str(tmp_path / "r"), "--without-answers")
-    assert built[-1][1:] == (tmp_path / "r", tmp_path / "o", False)
+    assert built[-1][1:] == (tmp_path / "r", tmp_path / "o", False, False)
 
 
 def test_a_failing_notebook_leaves_no_book(labs: Labs, monkeypatch, tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_failing_notebook_leaves_no_book(labs: Labs, monkeypatch, tmp_path: Pa
 
 
 def test_a_book_with_warnings_is_a_failure(labs: Labs, monkeypatch) -> None:
-    def build(*arguments: object, answers: bool) -> None:
+    def build(*arguments: object, answers: bool, pdf: bool) -> None:
         raise site.BookError("the book was not built:\n    intro.md:3: WARNING: no such page")
 
     monkeypatch.setattr(site, "build", build)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -21,6 +22,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 from labs import freshness, jupyter, runner
 from labs.runner import Event, LabsError
@@ -398,6 +401,24 @@ def alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def test_an_interruption_counts_that_a_library_swallows(tiny_lab: TinyLab, monkeypatch) -> None:
+    tiny_lab.add("11_quick", "1", "2", "3")
+    begun = []
+
+    async def execute(_client: NotebookClient, cell: NotebookNode, at: int, **_options: object) -> NotebookNode:
+        begun.append(at)
+        if at == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+        return cell
+
+    monkeypatch.setattr(NotebookClient, "async_execute_cell", execute)
+    with pytest.raises(KeyboardInterrupt):
+        runner.execute(tiny_lab.project, runner.select(tiny_lab.load()), tiny_lab.results, jobs=1)
+    assert begun == [0, 1, 2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -142,7 +142,10 @@ def test_every_notebook_is_a_page_with_a_figure_of_its_run(book: Site, named: li
         pictures = book.pages[f"notebooks/{name}.html"].find_all("img")
         metrics = json.loads((results / name / "quick" / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["figures"]
-        assert {figure["alt"] for figure in metrics["figures"]} <= {picture["alt"] for picture in pictures}
+        told = tuple(picture["alt"] for picture in pictures)  # a slider's go on with its value
+        assert [
+            figure["alt"] for figure in metrics["figures"] if not any(a.startswith(figure["alt"]) for a in told)
+        ] == []
 
 
 @pytest.mark.notebook
