@@ -16,7 +16,6 @@ import compileall
 import contextlib
 import csv
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -24,9 +23,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import nbformat
 import psutil
@@ -41,6 +44,7 @@ from nbgrader import preprocessors as steps
 from nbgrader.api import Gradebook
 from nbgrader.plugins import ExportPlugin
 from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy.exc import SAWarning
 from traitlets import Bool, Integer, Unicode
 from traitlets.config import Config
 
@@ -71,11 +75,12 @@ def configure(config: Config, course: Path, release: Path) -> None:
         LabsError: it is no release.
     """
     submission.read_originals(release)
+    warnings.filterwarnings("ignore", category=SAWarning)  # nbgrader's own use of its database
     config.CourseDirectory.root = str(course)
     config.Submission.course = str(course)
     config.Submission.release = str(release)
     config.Autograde.sanitize_preprocessors = [
-        *(steps.ClearOutput, Mend, steps.OverwriteKernelspec, steps.OverwriteCells, steps.CheckCellMetadata)
+        *(steps.ClearOutput, Mend, steps.OverwriteKernelspec, PutHiddenTests, steps.CheckCellMetadata)
     ]
     config.Autograde.autograde_preprocessors = [
         *(Grade, steps.LimitOutput, steps.SaveAutoGrades, steps.AssignLatePenalties, steps.CheckCellMetadata)
@@ -140,6 +145,15 @@ class Mend(Submission):
         return submission.read_originals(Path(self.release))[name]
 
 
+class PutHiddenTests(steps.OverwriteCells):
+    """Gives the checks their hidden tests, as nbgrader does, which is no change that a student has made."""
+
+    def report_change(self, name: str, attr: str, old: Any, new: Any) -> None:
+        """Tell of anything else that is not as it was, of which `Mend` leaves nothing."""
+        if attr != "checksum":
+            super().report_change(name, attr, old, new)
+
+
 # --- Grading ------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +193,7 @@ class Grade(Submission, steps.Execute):
         """What the kernel may read and write; the nearest folder decides."""
         home = Path.home()
         roots = {"/": "r", str(home): "", self.course: "", **dict.fromkeys(map(str, _labs()), "")}
-        roots |= {str(home / cache): "rw" for cache in CACHES}
+        roots |= {str(home / cache): "r" for cache in CACHES}
         if data := os.environ.get("LABUTILS_DATA"):
             roots[data] = "r"
         readable = (sys.prefix, sys.base_prefix, *(str(Path(psutil.__file__).parents[1]),), self.release)
@@ -198,8 +212,7 @@ class Grade(Submission, steps.Execute):
                 self._touched["the kernel died: out of memory, or ended by the notebook's own code"] = None
         grade = submission.mark(cell).get("grade")
         if self._dead and grade:
-            text = "The kernel died in this cell or in an earlier one."
-            cell.outputs = [new_output("error", ename="DeadKernelError", evalue=text, traceback=[text])]
+            cell.outputs = [_failure("DeadKernelError", "The kernel died in this cell or in an earlier one.")]
         for output in cell.outputs:
             if grade and output.output_type == "stream":
                 output.name = "stdout"  # nbgrader takes a warning on standard error for a failure
@@ -214,6 +227,8 @@ class Grade(Submission, steps.Execute):
             names = ast.literal_eval(found) if found.startswith("[") else ["what notices it"]
             where = submission.mark(cell).get("grade_id") or "an added cell"
             self._touched |= dict.fromkeys(f"replaced while it ran: {name} ({where})" for name in names)
+            if names and submission.mark(cell).get("grade"):
+                cell.outputs.append(_failure("TrickError", f"{', '.join(names)} was replaced while this check ran."))
         elif submission.needed(cell) == submission.SET_UP:
             self._ask("__import__('labs.fence').fence.SEAL = __import__('labs.fence').fence.Seal()")
             self._sealed = True
@@ -235,12 +250,16 @@ class Grade(Submission, steps.Execute):
                 return found.get("data", {}).get("text/plain", "")
 
 
+def _failure(name: str, text: str) -> NotebookNode:
+    return new_output("error", ename=name, evalue=text, traceback=[text])
+
+
 def _labs() -> Iterator[Path]:
-    """Where this lab is; that of the solutions, if we run from there."""
+    """Where labs with solutions are: the one that runs this, and the one that is installed."""
     yield Path(labs.__file__).resolve().parents[1]
-    for name in ("labs", "labutils"):  # an editable installation may be of another one
-        with contextlib.suppress(ImportError, AttributeError, ValueError):
-            yield Path(importlib.util.find_spec(name).origin).resolve().parents[1]
+    with contextlib.suppress(metadata.PackageNotFoundError, TypeError, ValueError, KeyError):
+        url = json.loads(metadata.distribution("labutils").read_text("direct_url.json") or "{}")["url"]
+        yield Path(url2pathname(urlsplit(url).path))
 
 
 def kernel_environment(release: Path) -> dict[str, str]:

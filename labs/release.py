@@ -270,7 +270,7 @@ _WORK = """\
 
 Read a notebook from the top, and run its cells in order. Its exercises come last: write your code in place of
 `raise NotImplementedError()`, run the cell, then the check below it. A check that fails says what differs, where first,
-and often why. It draws new random cases at every run.
+and often why. Its random cases are the same at every run; grading tries some more.
 
 Change what you like in the other cells, and add your own. The checks, and the cells that make their cases, are locked:
 grading uses the originals. It runs the parameters, the set-up, the exercises and what you have added, not the lesson:

@@ -276,11 +276,13 @@ def touches(notebook: Document, original: Document) -> list[str]:
     """
     seen: dict[str, None] = {}
     modules = {name for cell in original["cells"] for name in _imported(source(cell)) if cell["cell_type"] == "code"}
+    texts = {cell["id"]: source(cell) for cell in original["cells"]}
     for cell, origin in rebuild(notebook, original)[0]:
         own = origin in ("added", "changed") or (origin == "exercise" and not is_locked(cell))
-        if own and cell["cell_type"] == "code" and cell not in original["cells"]:
+        if own and cell["cell_type"] == "code":
             where = described(cell) if needed(cell) else f"{'a changed' if origin == 'changed' else 'an added'} cell"
-            seen |= dict.fromkeys(f"{what} ({where})" for what in _touches(source(cell), modules))
+            given = set(_touches(texts.get(cell["id"], ""), modules))
+            seen |= dict.fromkeys(f"{what} ({where})" for what in _touches(source(cell), modules) if what not in given)
     return list(seen)
 
 
