@@ -54,7 +54,7 @@ MISTAKES = [
         "path-coordinates",
         "centered = ",
         "if points.shape[1] > 1000:\n        raise MemoryError\n    centered = ",
-        "11 points in 218,181 dimensions: out of memory. Is there a P × P matrix",
+        "11 points in 218,181 dimensions: out of memory. A P × P matrix",
     ),
 ]
 
