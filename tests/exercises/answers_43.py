@@ -35,6 +35,13 @@ MISTAKES = [
         "[mixed[1].weight], [model_b[1].weight]",
         "first wrong entry",
     ),
+    (  # right for a chain of layers, and for nothing else
+        "mix-networks",
+        "for parameter, b in zip(mixed.parameters(), model_b.parameters(), strict=True):",
+        """for own, other in zip(mixed, model_b):
+          for parameter, b in zip(own._parameters.values(), other._parameters.values()):""",
+        "still has the weights of the first network",
+    ),
     ("match-hidden", "[:h, h:]", "[h:, :h]", "the order is inverted"),
     (
         "match-hidden",
