@@ -11,9 +11,8 @@ name                training / test images   pixels          what it is
 ``cifar10``         50,000 / 10,000          32×32×3         photographs (Krizhevsky, 2009)
 ==================  =======================  ==============  ========================================================
 
-The first two need no network. The real ones are downloaded once through torchvision, which checks their bytes, and kept
-decoded as ``NAME.npz`` in the folder that ``$LABUTILS_DATA`` names, else in the user's cache folder. A file that lies
-there already is used as it is, so a classroom without internet needs only a copy of it.
+The real ones are downloaded once through torchvision, which checks their bytes, and kept decoded as ``NAME.npz`` in the
+folder that ``$LABUTILS_DATA`` names, else in the user's cache folder. A file that lies there already is used as it is.
 
 **Format of NAME.npz** (``numpy.savez`` or ``numpy.savez_compressed``): four arrays, ``x_train`` and ``x_test`` uint8 of
 shape (N, 28, 28) for ``mnist`` and ``fashion_mnist`` or (N, 32, 32, 3), red, green, blue, for ``cifar10``; ``y_train``
@@ -24,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import os
 import shutil
 import socket
@@ -36,7 +34,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 import numpy as np
@@ -46,19 +44,13 @@ from torch.nn import functional as F
 
 _CLASSES: dict[str, tuple[str, ...]] = {
     "digits": tuple("0123456789"),
-    "shapes": (
-        *("circle", "ring", "crescent", "square", "frame"),
-        *("triangle", "star", "cross", "bar", "corner"),
-    ),
+    "shapes": ("circle", "ring", "crescent", "square", "frame", "triangle", "star", "cross", "bar", "corner"),
     "mnist": tuple("0123456789"),
     "fashion_mnist": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
-    "cifar10": (
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 _IMAGE_SHAPE = {"mnist": (28, 28), "fashion_mnist": (28, 28), "cifar10": (32, 32, 3)}
@@ -81,12 +73,7 @@ class DamagedDataError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set.
-
-    Attributes:
-        x: Images, float32 of shape (N, C, H, W), normalized.
-        y: Labels, int64 of shape (N,), numbers into `Dataset.classes`.
-    """
+    """One part of a data set: normalized images x, float32 (N, C, H, W), and labels y, int64 (N,), into its classes."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -104,13 +91,10 @@ class Dataset:
 
     Attributes:
         name: The name it was loaded by.
-        train: The training part.
-        validation: The part held out of the training images; it may be empty.
-        test: The test part.
+        train, validation, test: The parts; validation, held out of the training images, may be empty.
         classes: Name of each label.
         fingerprint: SHA-256 (hexadecimal) over the classes and over shape and bytes of every x and y, as loaded.
-        mean: Mean of each channel over the training part, pixels in [0, 1], of shape (C,).
-        std: Standard deviation of each channel over the training part, of shape (C,).
+        mean, std: Of each channel over the training part, pixels in [0, 1], each (C,).
         file: The cached file the images come from; None for an embedded data set.
     """
 
@@ -125,14 +109,7 @@ class Dataset:
     file: Path | None = None
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Dataset:
-        """Return a copy on another device or in another floating-point type.
-
-        Args:
-            device: Where images and labels go; None leaves them where they are.
-            dtype: Floating-point type of the images (labels stay int64); None keeps it.
-
-        Returns:
-            The data set with its tensors moved; the fingerprint remains that of the data as loaded.
+        """Return a copy on another device, or with images of another floating-point type; the fingerprint stays.
 
         Raises:
             ValueError: `dtype` is not a floating-point type.
@@ -157,10 +134,7 @@ class Dataset:
         )
 
     def image(self, x: torch.Tensor) -> np.ndarray:
-        """Undo the normalization, for ``imshow``.
-
-        Args:
-            x: Images of this data set, of shape (..., C, H, W).
+        """Undo the normalization of images x (..., C, H, W), for ``imshow``.
 
         Returns:
             Pixels in [0, 1], of shape (..., H, W) for one channel, else (..., H, W, C).
@@ -197,31 +171,25 @@ def load(
 ) -> Dataset:
     """Load a data set, split, selected, resized and normalized. The same arguments give the same tensors.
 
-    The steps, in this order; each random choice is ``torch.randperm(n)`` with a fresh generator seeded with
-    `seed`:
+    The steps, in this order; each random choice is ``torch.randperm(n)`` with a fresh generator of this `seed`:
 
-    1. **Validation.** Of the permutation of the *whole* training set the last `n_validation` images are for
-       validation, as in ``torch.utils.data.random_split(train, [N - n_validation, n_validation], generator)``.
-    2. **Classes.** Images of other classes are dropped from all three parts, so `n_validation` counts images
-       *before* this step: with two classes of ten about a fifth of them remain.
-    3. **Subsets.** Of the remaining training images the first `n_train` of a permutation are kept, of the test
-       images the first `n_test`; a larger number keeps the images of a smaller one. In each part the images stand
-       in the original order.
-    4. **Size.** Bilinear interpolation with antialiasing, rounded to 256 levels like every image.
-    5. **Normalization.** x = (pixel / 255 - mean) / std for each channel, with mean and standard deviation
-       (divisor N) over all pixels of the training part that is left; a constant channel is only shifted (std = 1).
+    1. Of a permutation of the *whole* training set the last `n_validation` images are for validation, as in
+       ``torch.utils.data.random_split(train, [N - n_validation, n_validation], generator)``.
+    2. Images of other `classes` are dropped: of two classes in ten, about a fifth of `n_validation` remain.
+    3. Of the remaining training images the first `n_train` of a permutation are kept, of the test images the first
+       `n_test`. In each part the images stand in the original order.
+    4. They get their `size` by bilinear interpolation with antialiasing, rounded to 256 levels.
+    5. x = (pixel / 255 - mean) / std for each channel, with mean and standard deviation (divisor N) over the training
+       part that is left; a constant channel is only shifted (std = 1).
 
     Args:
         name: One of `names()`.
         classes: Classes to keep, by name or original number; they are renumbered 0, 1, … in this order. None: all.
-        n_train: Number of training images, at least 1. None: all that are left.
-        n_validation: Number of training images, before the choice of classes, that are held out for validation.
-        n_test: Number of test images. None: all.
-        size: Height and width of the images in pixels. None: as the module's table says.
+        n_train: Training images, at least 1. None: all that are left.
+        n_validation: Training images, before the choice of classes, that are held out for validation.
+        n_test: Test images. None: all.
+        size: Height and width in pixels. None: as the module's table says.
         seed: Seed of the random choices, at least 0.
-
-    Returns:
-        The data set.
 
     Raises:
         ValueError: An unknown name or class, or a number that the data cannot give.
@@ -250,10 +218,8 @@ def load(
     total = len(arrays["y_train"])
     if n_validation >= total:
         raise ValueError(f"n_validation={n_validation} leaves nothing of the {total} training images of {name!r}")
-    order = _permutation(total, seed)
-    remaining = total - n_validation
-    train = _of_classes(arrays["y_train"], order[:remaining], kept)
-    validation = _of_classes(arrays["y_train"], order[remaining:], kept)
+    order, remaining = _permutation(total, seed), total - n_validation
+    train, validation = (_of_classes(arrays["y_train"], i, kept) for i in (order[:remaining], order[remaining:]))
     test = _of_classes(arrays["y_test"], np.arange(len(arrays["y_test"])), kept)
     train = _subset("n_train", n_train, train, seed, f"training images of {name!r}")
     test = _subset("n_test", n_test, test, seed, f"test images of {name!r}")
@@ -278,9 +244,6 @@ def load(
         std=(std / 255).float(),
         file=file,
     )
-
-
-# ---------------------------------------------------------------------------------------------------- choosing images
 
 
 def _whole(argument: str, value: Any, least: int) -> int:
@@ -328,9 +291,6 @@ def _subset(argument: str, count: int | None, indices: np.ndarray, seed: int, wh
     return indices[np.sort(_permutation(len(indices), seed)[:count])]
 
 
-# -------------------------------------------------------------------------------------------------- pixels to tensors
-
-
 def _split(images: np.ndarray, labels: np.ndarray, indices: np.ndarray, kept: list[int], size: int | None) -> Split:
     """Pixels 0 to 255 as float32 (N, C, H, W), and labels numbered by their place in `kept`."""
     images = images[..., None] if images.ndim == 3 else images
@@ -368,9 +328,6 @@ def _fingerprint(splits: list[Split], classes: tuple[str, ...]) -> str:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.numpy())
     return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------- embedded data sets
 
 
 def _parts(images: np.ndarray, labels: np.ndarray, n: int) -> Arrays:
@@ -452,9 +409,6 @@ def _shapes(n_train: int = 4000, n_test: int = 1000) -> Arrays:
 _EMBEDDED: dict[str, Callable[[], Arrays]] = {"digits": _digits, "shapes": _shapes}
 
 
-# ----------------------------------------------------------------------------------------------------- real data sets
-
-
 def _folder() -> Path:
     return Path(os.environ.get("LABUTILS_DATA") or platformdirs.user_cache_dir("labutils")).expanduser().absolute()
 
@@ -486,7 +440,10 @@ def _read(name: str, file: Path) -> Arrays:
         try:
             if not zipfile.is_zipfile(stream):
                 raise ValueError("it is no complete .npz archive; it may be cut off")
-            _check_sizes(stream)
+            with zipfile.ZipFile(stream) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > _MOST_BYTES:
+                raise ValueError(f"it would unpack to {size / 1e9:.1f} GB, more than any of these data sets")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:  # reading to the end compares the checksums
                 arrays = {key: archive[key] for key in _ARRAYS if key in archive}
@@ -499,22 +456,6 @@ def _read(name: str, file: Path) -> Arrays:
                 "or replace it by a good copy (the format is in help('labutils.data'))."
             ) from error
     return arrays
-
-
-def _check_sizes(stream: BinaryIO) -> None:
-    """Refuse what would fill the memory: an archive that unpacks to many times its size, or claims what it lacks."""
-    with zipfile.ZipFile(stream) as archive:
-        sizes = {member.filename: member.file_size for member in archive.infolist()}
-        if sum(sizes.values()) > _MOST_BYTES:
-            raise ValueError(f"it would unpack to {sum(sizes.values()) / 1e9:.1f} GB, more than any of these data sets")
-        for key in _ARRAYS:
-            if f"{key}.npy" in sizes:
-                with archive.open(f"{key}.npy") as member:
-                    first = np.lib.format.read_magic(member) == (1, 0)
-                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(member)
-                if math.prod(shape) * dtype.itemsize > sizes[f"{key}.npy"]:
-                    raise ValueError(f"{key} claims the shape {shape}, but the file does not hold so much")
 
 
 def _fetch(name: str, file: Path) -> None:
@@ -599,9 +540,8 @@ def _unavailable(name: str, file: Path, reasons: list[str]) -> DataUnavailableEr
 def _torchvision_datasets() -> ModuleType:
     """Import torchvision.datasets, also beside a torch that torchvision was not compiled for.
 
-    The package index's torchvision wants CUDA. Beside a CPU-only torch its compiled operators do not load, and
-    its import fails with "operator torchvision::nms does not exist": it describes two of them without asking
-    whether they are there. The data sets use no compiled operator, so it is enough to declare these two.
+    The package index's torchvision wants CUDA. Beside a CPU-only torch its compiled operators do not load, and its
+    import fails, since it describes two of them. The data sets use none, so it is enough to declare these two.
     """
     try:
         from torchvision import datasets

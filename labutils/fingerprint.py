@@ -1,7 +1,4 @@
-"""Fingerprints: one short text for a value's whole content, also for what a function does.
-
-`checkpoint` and `training` compare data, weights, and the functions that measure during a training by them.
-"""
+"""Fingerprints: one short text for a value's whole content, also for what a function does."""
 
 from __future__ import annotations
 
@@ -37,14 +34,11 @@ def fingerprint(value: Any) -> str:
     nor docstring matter, with all that they use, which may be data. What comes from an installed package counts by its
     name, what comes from labutils by the code that it reaches (see `identity`).
 
-    Args:
-        value: whatever can be taken apart so, or be pickled.
-
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        TypeError: something in it cannot, such as an open file or a running generator.
+        TypeError: something in it cannot be taken apart so, or pickled, such as an open file or a running generator.
 
     Example:
         >>> fingerprint(torch.zeros(2)) == fingerprint(torch.zeros(2)), fingerprint([0.0]) == fingerprint([-0.0])
@@ -60,11 +54,7 @@ def fingerprint(value: Any) -> str:
 
 @functools.cache
 def code_behind(name: str, without: tuple[str, ...] = ()) -> str:
-    """Compute a digest of the code of labutils that a part of it reaches.
-
-    Args:
-        name: the part's, such as "training.fit".
-        without: modules that do not count.
+    """Compute a digest of the code that a part of labutils, such as "training.fit", reaches `without` some modules.
 
     Returns:
         16 hexadecimal digits; nothing if there is no such part.

@@ -1,9 +1,9 @@
 """What computes a number: which code of labutils, and which versions of the packages below it.
 
-Results and checkpoints are bound to this, so that neither outlives what made it. Code is compared as its syntax tree
-without comments and docstrings, and only as far as it is reached: following every name from where a computation starts,
-a function, class or constant of labutils counts as a whole or not at all. In doubt it counts: a module that is passed
-around is reached as a whole, and code that looks names up (`globals`, `exec`, `import_module`) reaches everything.
+Results and checkpoints are bound to this. Code is compared as its syntax tree without comments and docstrings, and only
+as far as it is reached: following every name from where a computation starts, a function, class or constant of labutils
+counts as a whole or not at all. In doubt it counts: a module that is passed around is reached as a whole, and code that
+looks names up (`globals`, `exec`, `import_module`) reaches everything.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ def versions() -> dict[str, str]:
 
 
 def of_this_process(*packages: Package) -> dict[str, str]:
-    """Return what must be the same wherever parts of one computation run: `versions`, and digests of code.
+    """Return what must be the same wherever parts of one computation run: `versions`, and digests of packages' code.
 
-    Args:
-        packages: whose code; by default labutils' as it was when this process imported it.
+    Without packages, that of labutils as it was when this process imported it.
 
     Example:
         >>> differences(of_this_process(), of_this_process())
@@ -53,7 +52,7 @@ def of_this_process(*packages: Package) -> dict[str, str]:
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Tell in words how what `of_this_process` returned elsewhere differs from what it returned here.
+    """Tell in words how `of_this_process` elsewhere differs from here.
 
     Example:
         >>> differences({"torch": "2.13.0", "code of labutils": "a"}, {"torch": "2.12.0", "code of labutils": "b"})
@@ -65,9 +64,6 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
         if here != there:
             found.append(f"other {name}" if name.startswith("code of") else f"{name} {there} instead of {here}")
     return found
-
-
-# --- Source code -------------------------------------------------------------------------------------------------
 
 
 def strip(source: str | ast.AST) -> str:
@@ -91,8 +87,8 @@ def digest(text: str) -> str:
     """Compute the first 16 hexadecimal digits of a text's SHA-256.
 
     Example:
-        >>> digest("labutils") == digest("labutils"), len(digest(""))
-        (True, 16)
+        >>> digest("")
+        'e3b0c44298fc1c14'
     """
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -128,10 +124,7 @@ class Package:
         return digest(repr([(*part, self._digest(*part)) for part in sorted(self._everything())]))
 
     def reached(self, source: str) -> dict[str, str]:
-        """Find what code uses of this package, directly or through other parts of the package.
-
-        Args:
-            source: the code, which imports what it uses as any code does.
+        """Find what code, which imports it as any code does, uses of this package, directly or through other parts.
 
         Returns:
             The digests of what it reaches, by name ("training.fit"), in the order of the names; code of a module that

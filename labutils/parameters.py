@@ -3,7 +3,6 @@
     epochs = 10  # passes through the training images (>= 1)
     noise = 0.2  # share of wrong labels (>= 0, <= 1)
     source = "digits"  # the images ("digits" | "mnist")
-    rates = [0.1, 0.01]  # learning rates (> 0)
     extra = [0.5]  # further rates (> 0, may be empty)
 
 Bounds and choices hold for every number and string of a list or dictionary. A list must not be empty, and neither must
@@ -31,11 +30,11 @@ class Parameter:
     """A parameter as its cell declares it.
 
     Attributes:
-        default: its value there.
-        comment: the words behind it.
-        bounds: comparison and number, such as (">=", 1), which every number of a value must satisfy.
-        choices: the strings that are allowed; empty where all are.
-        may_be_empty: whether a list may be empty.
+        default: Its value there.
+        comment: The words behind it.
+        bounds: Comparison and number, such as (">=", 1), which every number of a value must satisfy.
+        choices: The strings that are allowed; empty where all are.
+        may_be_empty: Whether a list may be empty.
     """
 
     default: Any
@@ -46,16 +45,10 @@ class Parameter:
 
 
 def read(source: str) -> dict[str, Parameter]:
-    """Read a parameters cell.
-
-    Args:
-        source: its text.
-
-    Returns:
-        Name to parameter.
+    """Read the text of a parameters cell: name to parameter.
 
     Raises:
-        ValueError: If it holds something other than plain values, or what a comment allows cannot be read.
+        ValueError: It holds something other than plain values, or what a comment allows cannot be read.
 
     Example:
         >>> read("rates = [0.1, 0.01]  # learning rates (> 0)")["rates"].bounds
@@ -108,15 +101,10 @@ def _parameter(default: Any, comment: str) -> Parameter:
 
 
 def check(declared: Mapping[str, Parameter], values: Mapping[str, Any], where: str = "") -> None:
-    """Compare values with what is allowed.
-
-    Args:
-        declared: what `read` returned; of the values, those named there are looked at.
-        values: name to value.
-        where: what the message begins with.
+    """Compare values, of those that are declared, with what is allowed; a message begins with `where`.
 
     Raises:
-        ValueError: If a value is not allowed; the message names it and what is.
+        ValueError: A value is not allowed; the message names it and what is.
 
     Example:
         >>> check(read("epochs = 10  # passes (>= 1)"), {"epochs": 0})
@@ -129,16 +117,13 @@ def check(declared: Mapping[str, Parameter], values: Mapping[str, Any], where: s
 
 
 def check_cells(namespace: Mapping[str, Any]) -> None:
-    """Compare a notebook's variables with what its parameters cell allows.
+    """Compare the variables of a notebook, its ``globals()``, with what its parameters cell allows.
 
     IPython keeps the cells that were executed in the variable ``In``. The first that holds plain values with comments
     is the parameters cell, whoever sets other values below it: papermill, or a person.
 
-    Args:
-        namespace: the notebook's ``globals()``.
-
     Raises:
-        ValueError: If a value is not allowed.
+        ValueError: A value is not allowed.
 
     Example:
         >>> check_cells({"In": ["", "epochs = 10  # passes (>= 1)"], "epochs": 20})
@@ -155,9 +140,9 @@ def check_cells(namespace: Mapping[str, Any]) -> None:
 
 def _needed(parameter: Parameter, value: Any) -> str:
     """What a value lacks, in words; empty if nothing."""
-    if _has_empty_list(value) and not parameter.may_be_empty:
-        return "not be empty" if not value else "not hold an empty list"
     items = list(_items(value))
+    if not parameter.may_be_empty and any(isinstance(item, list | tuple) for item in items):
+        return "not be empty" if not value else "not hold an empty list"
     numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
     if not all(_COMPARISONS[sign](number, bound) for number in numbers for sign, bound in parameter.bounds):
         return "be " + " and ".join(f"{sign} {bound:g}" for sign, bound in parameter.bounds)
@@ -166,17 +151,11 @@ def _needed(parameter: Parameter, value: Any) -> str:
     return ""
 
 
-def _has_empty_list(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_empty_list, value.values()))
-    return isinstance(value, list | tuple) and (not value or any(map(_has_empty_list, value)))
-
-
 def _items(value: Any) -> Iterator[Any]:
-    """The numbers, strings and so on in lists, tuples and dictionaries, however deep."""
+    """The numbers, strings and so on in lists, tuples and dictionaries, however deep; an empty list as itself."""
     if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
+        value = list(value.values()) or None
+    if isinstance(value, list | tuple) and value:
         for one in value:
             yield from _items(one)
     else:

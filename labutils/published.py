@@ -1,8 +1,7 @@
 """The published source runs of a notebook: what they found, and how near they come to a document's own settings.
 
-`labs publish` keeps a finished run as book/results/NOTEBOOK/RUN/metrics.json, with its figures beside it. What a run is
-stands in notebooks/runs.yaml, under *about*: the document that it follows, the run that it stands in for, and whether
-it answers the question of its notebook. `Record.source_runs` shows them above the quick run.
+`labs publish` keeps a finished run as book/results/NOTEBOOK/RUN/metrics.json, with its figures beside it; what it is
+stands in notebooks/runs.yaml, under *about*. `Record.source_runs` shows them above the quick run.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from labutils.claims import SYMBOLS, Claim
 
 FOLDER = Path("book") / "results"
 LONGEST_VALUE = 60  # characters of a setting
-MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class SourceRun:
     """A named run of a notebook, published or not.
 
     Attributes:
-        notebook: Name of the notebook.
-        name: Name of the run in runs.yaml.
+        notebook, name: As in runs.yaml.
         settings: The values that replace the notebook's defaults.
         folder: Where it is published; it may be missing.
         document: The document whose settings it has, such as "D2"; empty for an experiment of the lab's own.
@@ -53,16 +50,14 @@ class SourceRun:
 
     @property
     def claims(self) -> list[Claim]:
-        """Its claims: those that answer the notebook's question, or all if none is said to."""
+        """Its claims: the key ones, or all if none is."""
         claims = [Claim.from_json(entry) for entry in self.metrics.get("claims", [])]
         return [claim for claim in claims if claim.key] or claims
 
     @property
     def figures(self) -> list[Mapping[str, Any]]:
         """Its figures that were kept: the key ones, or the first if none is."""
-        kept = [
-            figure for figure in self.metrics.get("figures", []) if (self.folder / figure.get("file", "")).is_file()
-        ]
+        kept = [figure for figure in self.metrics.get("figures", []) if (self.folder / figure["file"]).is_file()]
         return [figure for figure in kept if figure.get("key")] or kept[:1]
 
     @property
@@ -92,11 +87,7 @@ class SourceRun:
 
 
 def load(root: Path, notebook: str) -> list[SourceRun]:
-    """Return the named runs of a notebook, in the order of runs.yaml, with what of them is published.
-
-    Args:
-        root: The project, or a release of it.
-        notebook: Name of the notebook.
+    """Return the named runs of a notebook of the project (or a release) `root`, in the order of runs.yaml.
 
     Example:
         >>> load(Path("/no/such/project"), "21_function_fitting")
@@ -126,24 +117,15 @@ def load(root: Path, notebook: str) -> list[SourceRun]:
     return runs
 
 
-def choose(runs: Sequence[SourceRun], show: str | Sequence[str] | None = None) -> list[SourceRun]:
-    """Return the runs to show first: those named; else of the published ones those that answer the notebook's question.
+def choose(runs: Sequence[SourceRun]) -> list[SourceRun]:
+    """Return the runs to show first: of the published ones those that answer the notebook's question.
 
     If none of these is published, the runs in place of them, then the first of a document's own, then any.
-
-    Raises:
-        ValueError: If there is no run of a name.
 
     Example:
         >>> choose([])
         []
     """
-    if show is not None:
-        names = [show] if isinstance(show, str) else list(show)
-        known = {run.name: run for run in runs}
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"no source run {unknown[0]!r}; there are {', '.join(known) or 'none'} in runs.yaml")
-        return [known[name] for name in names]
     published = [run for run in runs if run.metrics]
     answers = {run.name for run in runs if run.answers}
     best = [run for run in published if run.answers] or [run for run in published if answers & set(run.instead_of)]
@@ -153,12 +135,7 @@ def choose(runs: Sequence[SourceRun], show: str | Sequence[str] | None = None) -
 
 @dataclass(frozen=True)
 class SourceRuns:
-    """Source runs as a notebook displays them; from `Record.source_runs`.
-
-    Attributes:
-        runs: All named runs of the notebook.
-        shown: Those shown at once; the others are folded up below.
-    """
+    """All named runs of a notebook as it displays them: some shown at once, the others folded up below."""
 
     runs: tuple[SourceRun, ...]
     shown: tuple[SourceRun, ...]
@@ -202,7 +179,7 @@ def _body(run: SourceRun) -> str:
 def _picture(path: Path, alt: str) -> str:
     """Return a picture that needs no file beside the page: it shows in Jupyter and on the site alike."""
     code = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:{MEDIA_TYPES[path.suffix]};base64,{code}"
+    source = f"data:image/{path.suffix[1:]};base64,{code}"
     style = "width: 630px; max-width: 100%; height: auto"
     return f'<p><img src="{source}" alt="{html.escape(alt)}" style="{style}"></p>'
 
@@ -214,9 +191,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
             continue
         other = found[name]
         if isinstance(value, dict) and isinstance(other, dict):  # one value for each experiment
-            yield from _differences(
-                *({f"{name} of {key}": one for key, one in both.items()} for both in (other, value))
-            )
+            yield from _differences(*({f"{name} of {key}": one for key, one in d.items()} for d in (other, value)))
         elif isinstance(value, list) and all(isinstance(one, str) and one in other for one in value):
             continue  # a run of more experiments at once
         else:

@@ -1,8 +1,7 @@
 """What a run found: its numbers, figures and claims, with what is needed to get them again.
 
 A notebook calls `start` right after its parameters and records through the `Record` it gets back. Every call leaves a
-complete metrics.json behind, so that a run stopped halfway has recorded what it knew. Two identical runs differ under
-"time" only.
+complete metrics.json behind. Two identical runs differ under "time" only.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -32,10 +31,11 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageChops
 from torch import nn
 
-from labutils import published
+from labutils import __version__, published
 from labutils.claims import SLUG, Claim, Claims, judge
 from labutils.drawing import use_style
 from labutils.files import find_project, layout, write_atomically
+from labutils.identity import versions
 from labutils.parameters import check_cells
 from labutils.published import SourceRuns
 from labutils.statistics import Interval, Kind
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from labutils.data import Dataset
 
-PACKAGES = ("labutils", "torch", "torchvision", "numpy", "scipy", "matplotlib")
 SHORTEST_ALT = 20  # characters: less cannot say what there is to see
 
 _IPYTHON_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython"})
@@ -62,22 +61,18 @@ _CSS_DPI = _DPI / 2  # shown at half its size, the picture is sharp on a high-re
 def start(notebook: str, parameters: Mapping[str, Any]) -> Record:
     """Begin the record of a run: an empty metrics.json, no figures, and the house style for plots.
 
-    Call it right after the parameters cell. The folder is that of the environment variable LABUTILS_RUN_DIR, which
-    `labs run` sets together with LABUTILS_RUN, the run's name; without it, results/NOTEBOOK/interactive under the
-    project (the nearest folder upwards that holds notebooks/runs.yaml; if there is none, under the working folder).
+    The folder is that of the environment variable LABUTILS_RUN_DIR, which `labs run` sets together with LABUTILS_RUN,
+    the run's name; without it, results/NOTEBOOK/interactive under the project, or else under the working folder.
 
     Args:
         notebook: Name of the notebook without its ending, such as "21_function_fitting".
         parameters: Usually `globals()`. Plain values (numbers, strings, booleans, None; lists, tuples and dicts of
-            these) under public names are kept as the parameters, everything else is passed over. In a kernel that
-            has run later cells, their plain values count, too: restart it for a clean record.
-
-    Returns:
-        The run, to record with.
+            these) under public names are kept, also those of later cells that have run: restart the kernel for a clean
+            record.
 
     Raises:
-        ValueError: If the notebook's name is not a plain file name, or a value is none of those that the parameters
-            cell allows (see `labutils.parameters`).
+        ValueError: The notebook's name is not a plain file name, or a value is none of those that the parameters cell
+            allows (see `labutils.parameters`).
 
     Example:
         >>> import contextlib, tempfile
@@ -105,14 +100,7 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Record:
 
 
 class Record:
-    """The record of one run of a notebook; made by `start`.
-
-    Attributes:
-        notebook: Name of the notebook.
-        name: Name of the run, such as "quick".
-        folder: Where metrics.json and figures/ are.
-        parameters: The parameters of the run.
-    """
+    """The record of one run of a notebook, in the folder of metrics.json and figures/; made by `start`."""
 
     def __init__(self, notebook: str, name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
         self.notebook, self.name, self.folder = notebook, name, folder
@@ -132,11 +120,7 @@ class Record:
         return f"Run {self.name!r} of {self.notebook}"
 
     def uses(self, dataset: Dataset) -> None:
-        """Record name, sizes, fingerprint and source file of a data set as the run's data.
-
-        Args:
-            dataset: As returned by `labutils.data.load`.
-        """
+        """Record name, sizes, fingerprint and source file of a data set of `labutils.data.load`."""
         self._data[dataset.name, dataset.fingerprint] = {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
@@ -150,14 +134,12 @@ class Record:
     def metrics(self, **numbers: Any) -> None:
         """Record numbers by name; a name used before gets the new value.
 
-        Args:
-            **numbers: Numbers, strings, booleans, None, `Interval` values, numpy arrays and torch tensors, pandas
-                Series, and lists, tuples and dicts of these; DataFrames become lists by column, networks left out.
-                NaN and infinite numbers, unknown to JSON, become null, and the names of such metrics are listed under
-                "non_finite".
+        Strings, booleans, None, `Interval`, arrays, tensors, Series, and lists, tuples and dicts of these are numbers,
+        too; DataFrames become lists by column, networks left out. NaN and infinite numbers, unknown to JSON, become
+        null, and the names of such metrics are listed under "non_finite".
 
         Raises:
-            TypeError: If a value is of another type; the message names the metric. None of the call is recorded then.
+            TypeError: A value of another type; the message names the metric. None of the call is recorded then.
         """
         self._metrics |= {name: _as_json(value, f"metric {name!r}") for name, value in numbers.items()}
         self._write()
@@ -173,11 +155,8 @@ class Record:
             alt: What there is to see, for those who cannot see it: kind of plot, axes and finding.
             key: Whether it answers the question of the notebook: those of a source run stand above the quick run.
 
-        Returns:
-            The figure, to be displayed as the last value of a cell.
-
         Raises:
-            ValueError: If a label is missing (the message says where), no axes shows data, alt is shorter than 20
+            ValueError: A label is missing (the message says where), no axes shows data, alt is shorter than 20
                 characters, or the name is not a slug. The figure is closed then, too.
         """
         try:
@@ -208,12 +187,10 @@ class Record:
         *,
         source: str,
         measured: ArrayLike,
-        above: float | None = None,
-        below: float | None = None,
-        within: tuple[float, float] | None = None,
         unit: str = "",
         kind: Kind = "mean",
         key: bool = False,
+        **needs: Any,
     ) -> Claim:
         """Record and show a claim; its verdict is computed from the measured values, see `labutils.claims.judge`.
 
@@ -222,33 +199,18 @@ class Record:
             text: The claim as a sentence that stands alone: subject named, threshold said.
             source: Who says so, such as "D2 1-1".
             measured: One value a seed, shape (seeds,); for a share, booleans.
-            above: The claim needs more than this.
-            below: The claim needs less than this.
-            within: The claim needs a value from the first to the second.
             unit: Unit of the values, or a few words that say what they are.
             kind: "mean", "fraction", "share", "correlation" or "ratio".
-            key: Whether it answers the question of the notebook: such claims stand above the quick run, see
-                `source_runs`.
+            key: Whether it answers the question of the notebook: such claims stand above the quick run.
+            **needs: `above=` or `below=` a number, or `within=(low, high)`.
 
         Returns:
             The claim with its verdict. It has shown itself; as the last value of a cell it is not shown again.
 
         Raises:
-            ValueError: As `labutils.claims.judge`, and if another claim of the run has this id.
-            TypeError: As `labutils.claims.judge`.
+            ValueError, TypeError: As `labutils.claims.judge`, and if another claim of the run has this id.
         """
-        claim = judge(
-            id,
-            text,
-            source=source,
-            measured=measured,
-            above=above,
-            below=below,
-            within=within,
-            unit=unit,
-            kind=kind,
-            key=key,
-        )
+        claim = judge(id, text, source=source, measured=measured, unit=unit, kind=kind, key=key, **needs)
         if (earlier := self._claims.get(id)) and earlier.text != claim.text:
             raise ValueError(f"claim id {id!r} is that of {earlier.text!r}: give {claim.text!r} another id")
         self._claims[id] = claim
@@ -256,21 +218,13 @@ class Record:
         claim.show()
         return claim
 
-    def source_runs(self, *, show: str | Sequence[str] | None = None) -> SourceRuns:
+    def source_runs(self) -> SourceRuns:
         """Return what the published source runs of this notebook found, to be displayed: figures, claims, settings.
 
-        Nothing is computed: book/results of the project (or of a release) is read. Every named run is told, with what
-        of it differs from the document's own settings, and whether it has been published.
-
-        Args:
-            show: Names of the runs to show at once, the others are folded up below; by default those that answer the
-                notebook's question (`answers: true` in runs.yaml).
-
-        Raises:
-            ValueError: If runs.yaml has no run of a name.
+        Those that answer its question (`answers: true` in runs.yaml) stand first, the others are folded up below.
         """
         runs = published.load(find_project() or Path.cwd(), self.notebook)
-        return SourceRuns(tuple(runs), tuple(published.choose(runs, show)))
+        return SourceRuns(tuple(runs), tuple(published.choose(runs)))
 
     def claims(self) -> Claims:
         """Return all claims so far as one table, to be displayed."""
@@ -308,13 +262,7 @@ class Record:
 
 @dataclass(frozen=True)
 class SavedFigure:
-    """A recorded figure, as a notebook displays it.
-
-    Attributes:
-        name: Its name; the file is figures/NAME.png in the folder of the run.
-        alt: What there is to see, in words.
-        png: The bytes of the file.
-    """
+    """A recorded figure, as a notebook displays it: its name, what there is to see in words, the bytes of the file."""
 
     name: str
     alt: str
@@ -325,9 +273,7 @@ class SavedFigure:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, str], dict[str, Any]]:
         code = base64.b64encode(self.png).decode()
-        # Width and height are the first two fields of a PNG file's header chunk.
-        pixels = (int.from_bytes(self.png[at : at + 4], "big") for at in (16, 20))
-        width, height = (round(size * _CSS_DPI / _DPI) for size in pixels)
+        width, height = (round(size * _CSS_DPI / _DPI) for size in Image.open(io.BytesIO(self.png)).size)
         picture = (
             f'<img src="data:image/png;base64,{code}" alt="{html.escape(self.alt)}" width="{width}"'
             ' style="max-width: 100%; height: auto">'
@@ -441,18 +387,12 @@ def _as_json(value: Any, name: str) -> tuple[Any, bool]:
 
 def _provenance(device: object) -> dict[str, Any]:
     """Return what the numbers may depend on besides code, parameters and data."""
-    versions: dict[str, Any] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)  # asks the installed metadata: nothing is imported for it
-        except PackageNotFoundError:
-            versions[package] = None
     accelerator = None
     if isinstance(device, str) and device.startswith("cuda") and torch.cuda.is_available():
         accelerator = torch.cuda.get_device_name(device)
     return {
-        "python": platform.python_version(),
-        **versions,
+        **versions(),
+        **{"labutils": __version__, "matplotlib": mpl.__version__},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
         "accelerator": accelerator,
@@ -460,10 +400,7 @@ def _provenance(device: object) -> dict[str, Any]:
 
 
 def _peak_memory() -> float | None:
-    """Return the largest resident memory of this process so far, in MiB: without that of its children.
-
-    On a GPU machine, the host's memory only. None on Windows, which does not tell.
-    """
+    """Return the largest resident memory of this process so far, in MiB, without its children's; None on Windows."""
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # macOS says bytes, Linux KiB

@@ -55,9 +55,8 @@ def publish(root: Path, name: str, claims: list | None = None, **parameters: obj
     (folder / "metrics.json").write_text(layout(metrics))
 
 
-def show(root: Path, **options: object) -> BeautifulSoup:
-    run = record.start("42_width", {})
-    shown = run.source_runs(**options)
+def show(root: Path) -> BeautifulSoup:
+    shown = record.start("42_width", {}).source_runs()
     assert all(words in repr(shown) for words in ("d1", "d2", "more"))
     return BeautifulSoup(shown._repr_html_(), "html.parser")
 
@@ -120,15 +119,6 @@ def test_runs_of_before_are_shown_and_marked(root: Path) -> None:
     assert "Recorded by an earlier version of this lab" in text
     assert "? inconclusive: It <b>grows</b> (D1)measured 1 nats, needs more than 0 · 1 seed · includes 0" in text
     assert " · 1 seed · 2026" in text
-
-
-def test_runs_can_be_asked_for(root: Path) -> None:
-    publish(root, "d1")
-    publish(root, "d2")
-    assert show(root, show="d1").summary.text.startswith("d2:")
-    assert show(root, show=["d1", "d2"]).details is None
-    with pytest.raises(ValueError, match=r"no source run 'd3'; there are d1, d2, d2-short, more in runs\.yaml"):
-        record.start("42_width", {}).source_runs(show="d3")
 
 
 @pytest.mark.parametrize(

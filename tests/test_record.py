@@ -99,14 +99,6 @@ def test_provenance_names_what_the_numbers_may_depend_on(folder):
     assert found["data"] == []
 
 
-def test_a_package_that_is_not_installed_is_null(folder, monkeypatch):
-    monkeypatch.setattr(record, "PACKAGES", ("numpy", "no-such-package"))
-    record.start("21_demo", {})
-    found = read(folder)["provenance"]
-    assert found["no-such-package"] is None
-    assert found["device"] is None
-
-
 def test_parameters_are_the_plain_public_values(folder):
     namespace = {
         **{"epochs": 5, "lr": 1e-3, "name": "digits", "fast": True, "limit": None, "widths": [1, 5, (2, 3)]},
