@@ -380,8 +380,8 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
         x: examples (N, ...).
         y: labels (N,), for cross-entropy, or targets (N, outputs), for the squared error averaged over outputs.
             Only the loss needs them.
-        of: "loss"; "logits", the outputs as the network gives them; or "probabilities", their softmax, which is what
-            Novak et al. measure. For a network that ends in an `nn.Softmax`, its outputs are the probabilities.
+        of: "loss"; "logits", the outputs as the network gives them; or "probabilities", their softmax, which the
+            notebooks take as a classifier's output. For a network that ends in an `nn.Softmax`, its outputs are these.
 
     Returns:
         The mean norm, per unit of the (normalized) input.
@@ -390,7 +390,7 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
         ValueError: unknown `of`, labels or targets that do not fit the outputs, or another number of them than of x.
 
     Source:
-        Novak et al. (2018), Sensitivity and generalization in neural networks, section 3 (of the probabilities).
+        Novak et al. (2018), Sensitivity and generalization in neural networks: the norm of the input-output Jacobian.
 
     Example:
         >>> line = nn.Linear(2, 1, bias=False)
