@@ -3,9 +3,8 @@
 `training.fit` and the two minimizers of `curvature` save theirs where the environment variable `LABUTILS_CHECKPOINTS`
 names a folder, as `labs run` does for the named runs, or where they are given a file. A checkpoint is bound to all that
 decides the numbers: settings, initial weights, data, the functions that measure on the way, the code of labutils that
-the computation reaches, version of torch. Nothing else matters, such as the notebook around it. One of another
-computation is refused. On the same machine, with the same number of threads, the continued numbers equal those of an
-uninterrupted run bit for bit; a computation that was done returns at once.
+the computation reaches, version of torch; not to the notebook around it. One of another computation is refused. On the
+same machine, with the same number of threads, the continued numbers equal those of an uninterrupted run bit for bit.
 
 A file is a line of text with the content's SHA-256, then the content as `torch.save` writes it. It is replaced at once
 or not at all, and loaded with `weights_only`: a file from elsewhere can hold wrong numbers, but no code. When it is
@@ -82,8 +81,7 @@ class Values:
 class Checkpoint:
     """A computation's file: a context manager that restores the state on entry and keeps it from then on.
 
-    In it, Ctrl-C waits for the next `keep`, which saves before the KeyboardInterrupt goes on; a second Ctrl-C does not
-    wait.
+    Ctrl-C in it waits for the next `keep`, which saves before it goes on; a second one does not wait.
 
     Args:
         path: the file, or None: then nothing is saved, and `keep` costs next to nothing.
@@ -106,8 +104,6 @@ class Checkpoint:
         ...         saved.keep(now=True)
         from step 0
         from step 4
-        >>> at.sum
-        6
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
@@ -141,11 +137,8 @@ class Checkpoint:
         """Save the state if it is time to; call it wherever the computation could continue from.
 
         Saves are `LABUTILS_CHECKPOINT_SECONDS` apart (30 if unset), and further if they would else take more than a
-        twentieth of the time.
-
-        Args:
-            now: save in any case, as the computation is done. If it was done when it was restored, it is not again.
-            without: parts that a computation which is done does not need, such as an optimizer.
+        twentieth of the time. With `now` the computation is done, and saved in any case, `without` parts that are then
+        not needed, such as an optimizer; not again if it was done when it was restored.
 
         Raises:
             KeyboardInterrupt: after saving, if Ctrl-C was pressed.
@@ -213,7 +206,7 @@ class Checkpoint:
 
 
 def bind(path: str | Path | None, parts: Mapping[str, Part], settings: Callable[[], Mapping[str, Any]]) -> Checkpoint:
-    """Return the checkpoint of a computation, bound to everything that decides its numbers.
+    """Return the checkpoint of a computation, bound to everything that decides its numbers; for a `with` statement.
 
     Args:
         path: the file; None takes a file in the folder `LABUTILS_CHECKPOINTS`, with a name from the SHA-256 of the
@@ -223,9 +216,6 @@ def bind(path: str | Path | None, parts: Mapping[str, Part], settings: Callable[
             are kept as they are, so that an error can name them; of tensors, functions and others the fingerprint is
             kept. "computation" names a function of labutils ("training.fit"): the code that it reaches counts, too, and
             so do the versions of torch and numba.
-
-    Returns:
-        The checkpoint, to be used in a `with` statement.
 
     Example:
         >>> with bind(None, {}, lambda: {"epochs": 3}) as saved:  # no folder is set here

@@ -1,10 +1,10 @@
 """Distribution: parts of a computation on other processes, by joblib.
 
 `LABUTILS_SCHEDULER` names the address of a Dask scheduler, such as `tcp://host:8786`; `training.fit` then sends parts
-of its stacks to the scheduler's workers. Without, they go to processes of this machine if joblib is told so, as by
-`with joblib.parallel_config(n_jobs=4):`. Workers need the same code and packages as this process, and for equal numbers
-the same kind of processor and the same number of threads a computation (`OMP_NUM_THREADS=1`, and `dask worker ADDRESS
---nthreads 1`, is best: one task uses one core).
+of its stacks to its workers. Without, they go to processes of this machine if joblib is told so, as by `with
+joblib.parallel_config(n_jobs=4):`. Workers need the same code and packages as this process. The numbers stay the same,
+bit for bit with the same kind of processor and number of threads a computation (`OMP_NUM_THREADS=1`, and `dask worker
+ADDRESS --nthreads 1`, is best: one task uses one core).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The engine of `labutils.training`: the loop over batches and epochs, and what it keeps and measures on its way.
-
-A stack trains from where it was if there is a checkpoint; parts of it train elsewhere if there are workers.
-"""
+"""The engine of `labutils.training`: the loop over batches and epochs, and what it keeps and measures on its way."""
 
 from __future__ import annotations
 
@@ -40,10 +37,9 @@ class History:
 
     Attributes:
         epochs: (E,) the evaluated epochs.
-        train_loss: (K, E) mean loss an example, on the training part as it is: fixed weights, no augmentation.
+        train_loss: (K, E) mean loss an example, on the training part as it is: fixed weights, no augmentation. Likewise
+            for validation and test; NaN without such a part.
         train_accuracy: (K, E) share of examples classified correctly; NaN for regression.
-        validation_loss: (K, E), NaN without a validation part; likewise `validation_accuracy`.
-        test_loss: (K, E), NaN without a test part; likewise `test_accuracy`.
         running_loss: (K, epochs) mean of the loss over an epoch's batches while the weights change.
         running_accuracy: (K, epochs) the same for accuracy.
         diverged: (K,) the first epoch whose loss was not finite, NaN where all were. Losses from then on are NaN.
@@ -148,10 +144,7 @@ class Measurements:
         ([0, 2, 4], (1, 3))
     """
 
-    def __init__(
-        self, function: Hook | Mapping[str, Hook],
-        every: int | Collection[int] = 1,
-    ) -> None:  # fmt: skip
+    def __init__(self, function: Hook | Mapping[str, Hook], every: int | Collection[int] = 1) -> None:
         if not isinstance(every, Collection):
             every = whole("every", every, 1)
         self.function, self.every = function, every
@@ -204,13 +197,7 @@ class Measurements:
 
 
 class Snapshots(Measurements):
-    """Collects the weights while `fit` trains; pass it as `on_epoch`. A checkpoint of `fit` keeps it.
-
-    Args:
-        every: epochs between two snapshots, of which the start (epoch 0) is one; or the epochs to take.
-
-    Attributes:
-        epochs: the epochs at which weights were taken.
+    """Collects the weights while `fit` trains, as `Measurements` does what a function measures.
 
     Example:
         >>> from labutils import functions, models, training
@@ -236,9 +223,6 @@ def _weights_of(_epoch: int, stack: Stack) -> Tensor:
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4) -> Tensor:
     """Shift each image of a batch by up to `padding` pixels, reflecting at the border, and mirror half of them.
-
-    The same as padding by reflection, cropping at random and flipping at random, done for the whole batch with one
-    gather.
 
     Args:
         x: (N, C, H, W) images.
@@ -319,12 +303,8 @@ def train(
         networks: the networks, in training mode; their weights change in place.
         parts: the data, on the jobs' device.
         jobs: one for each batch size; together they name each network once.
-        on_epoch: called after each epoch.
-        progress: whether to show bars.
+        on_epoch, progress: as for `fit`.
         path: the checkpoint, see `labutils.checkpoint.bind`.
-
-    Returns:
-        The History, a row for each network.
 
     Example:
         >>> from labutils import functions, models, training
@@ -472,8 +452,7 @@ def _train_sent(task: tuple[list[nn.Module], Job, Measurements | None], parts: P
 class Results:
     """Results of parts of a computation; where checkpoints are kept, each has a file as soon as it is there.
 
-    Args:
-        settings: for each part, what returns all that decides it, see `labutils.checkpoint.bind`.
+    Each part has a function that returns all that decides it, see `labutils.checkpoint.bind`.
 
     Example:
         >>> results = Results([lambda: {"part": 1}, lambda: {"part": 2}])

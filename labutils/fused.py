@@ -1,27 +1,24 @@
 """Losses and gradients of many small dense networks, by one compiled pass over the data: backpropagation at full speed.
 
 A training step of a network with a few hundred parameters is so little arithmetic that PyTorch spends most of the time
-around it: it calls a function for every layer, and each one reads its input from memory and writes its output there.
-This pass does the same sums in another order:
+around it: each layer reads its input from memory and writes its output there. This pass does the same sums in another
+order:
 
-1. *Blocks of examples.* It takes a block of examples through all layers forward, and back again, before it takes the
-   next. Everything that the way back needs, a layer's outputs and the slopes of its activation, is then still in the
-   processor's cache. The gradients of the blocks are added up.
-2. *Examples last.* A layer's outputs for a block are a matrix (units, examples), so that neighbors in memory belong to
-   one unit and are multiplied by one weight: 8 of them (4 in float64) with one instruction.
+1. *Blocks of examples.* A block of examples goes through all layers forward, and back again, before the next one does.
+   What the way back needs, a layer's outputs and the slopes of its activation, is then still in the processor's cache.
+   The gradients of the blocks are added up.
+2. *Examples last.* A layer's outputs for a block are a matrix (units, examples), so that neighbors in memory are
+   multiplied by one weight: 8 of them (4 in float64) with one instruction.
 3. *A few weights at a time.* What has been loaded from the cache serves several times: forward, two units at a time
-   take in four vectors of examples; for the gradients, two rows of deltas meet four rows of inputs. The eight sums that
-   are under way fill the registers, and add up side by side.
-4. *One loop over networks* around all this, in which the networks do not meet: what a network gets does not depend on
-   its company, to the last bit.
+   take in four vectors of examples; for the gradients, two rows of deltas meet four rows of inputs.
+4. *One loop over networks* around all this: what a network gets does not depend on its company, to the last bit.
 
 The formulas are those of `labutils.backprop`: z = W h + b and h = f(z) forward; backward, from δ = ∂loss/∂z at the
 output, ∂loss/∂W = Σ δ hᵀ over the examples, and δ ← f'(z) · Wᵀ δ for the layer below.
 
 `labutils.loops` holds these loops; numba compiles them at their first use (about 5 seconds for each floating-point
-type) and keeps the result on the disk: beside the module or, where that cannot be written to, in a cache of the user's;
-where there is neither, each process compiles for itself. That is why `Pass` is for trainings that are long enough,
-see `pays`: whether it is used depends on sizes and settings alone, so that a seed gives the same numbers on every use.
+type) and keeps the result on the disk if it can. That is why `Pass` is for trainings that are long enough, see `pays`:
+whether it is used depends on sizes and settings alone, so that a seed gives the same numbers on every use.
 """
 
 from __future__ import annotations
@@ -57,14 +54,8 @@ def supports(model: nn.Module, loss: str, dtype: torch.dtype, device: str | torc
     """Whether a `Pass` computes a network, and computes it faster than PyTorch.
 
     That is so for `nn.Sequential` networks of dense layers of at most 16,384 weights (128 × 128) and the activations of
-    `models.ACTIVATIONS`, in float32 or float64 on the CPU, all of whose parameters are trained.
-
-    Args:
-        model: the network.
-        loss: "cross_entropy" or "mse".
-        dtype: the type of its parameters.
-        device: where to compute.
-        dim: the dimensions of a batch (N, ...); with more than two, the network has to begin with `nn.Flatten`.
+    `models.ACTIVATIONS`, in float32 or float64 on the CPU, all of whose parameters are trained. A batch (N, ...) with
+    more than two dimensions, `dim`, needs `nn.Flatten` at the beginning.
 
     Example:
         >>> from labutils import models
@@ -95,10 +86,7 @@ def pays(parameters: int, examples: int, steps: int) -> bool:
 
 
 class Pass:
-    """The pass for networks of one architecture.
-
-    Args:
-        model: one of the networks; `supports` says which may be.
+    """The pass for networks of one architecture, given by one of them, which `supports` must allow.
 
     Raises:
         ValueError: a network that the pass cannot compute.
@@ -134,11 +122,8 @@ class Pass:
 
         Args:
             weights: (K, P), each row a network's parameters, flattened in the order of `model.parameters()`.
-            x: (N, features) examples for all networks; with `own`, (K, N, features), the examples of each.
-            y: labels (N,) int64 or targets (N, outputs), for all networks; with a leading K, for each its own.
-            loss: "cross_entropy" on labels, or "mse", the mean over outputs and examples, on targets or one-hot labels.
+            x, y, loss, own: as for `labutils.stack.Stack.backward`.
             out: (K, P), filled with the gradients.
-            own: whether every network has examples of its own.
 
         Returns:
             Mean losses (K,), and the share (K,) of examples classified correctly (NaN for targets), both float64.
@@ -232,14 +217,10 @@ def _layers(model: nn.Module) -> list[nn.Module] | None:
 
 
 def dense_layers(model: nn.Module) -> list[nn.Module] | None:
-    """Return the layers of a plain dense network that compute something, in order.
+    """Return the layers of a plain dense network that compute something, in order; None for any other network.
 
-    Args:
-        model: any network.
-
-    Returns:
-        The layers; None unless the network is an `nn.Sequential` of `nn.Linear`, `nn.Flatten` and the activations of
-        `models.ACTIVATIONS`, with no parameters tied and no hooks: all that its type says about what it computes.
+    Plain is an `nn.Sequential` of `nn.Linear`, `nn.Flatten` and the activations of `models.ACTIVATIONS`, with no
+    parameters tied and no hooks.
 
     Example:
         >>> from labutils import models

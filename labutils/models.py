@@ -32,7 +32,7 @@ def mlp(
     bias: bool = True,
     seed: int = 0,
 ) -> nn.Sequential:
-    """Build a multilayer perceptron; images are flattened on the way in.
+    """Build a multilayer perceptron, from (N, ...) with widths[0] values an example to (N, widths[-1]).
 
     Args:
         widths: sizes of input, hidden layers and output, such as (784, 256, 10).
@@ -40,9 +40,6 @@ def mlp(
         output_activation: the same for the output; "identity" adds no layer.
         bias: whether the dense layers have a bias.
         seed: seed of the initial weights, see `initialize`.
-
-    Returns:
-        A network that maps (N, ...) with widths[0] values an example to (N, widths[-1]).
 
     Raises:
         ValueError: fewer than two widths, a width below 1, or an unknown activation.
@@ -76,21 +73,20 @@ def cnn(
     softmax: bool = False,
     seed: int = 0,
 ) -> nn.Sequential:
-    """Build a convolutional network: 3×3 convolutions, each with its activation and 2×2 max-pooling, then dense layers.
+    """Build a convolutional network, from (N, channels[0], size, size) to (N, dense[-1]).
+
+    3×3 convolutions, each with its activation and 2×2 max-pooling, then dense layers.
 
     Args:
         channels: channels of the image and of every convolution, such as (3, 16, 32).
         dense: sizes of the dense layers, the last one being the number of classes.
-        size: height and width of the (square) image, in pixels.
+        size: height and width of the image, in pixels.
         activation: activation after every convolution, a key of `ACTIVATIONS`.
         dense_activation: activation between dense layers; None means the same as `activation`.
         padding: zero padding of the convolutions, in pixels.
-        pool: whether each convolution is followed by 2×2 max-pooling.
+        pool: whether each convolution is followed by max-pooling.
         softmax: add a softmax after the last layer (a mistake before cross-entropy; one source has it).
         seed: seed of the initial weights, see `initialize`.
-
-    Returns:
-        A network that maps (N, channels[0], size, size) to (N, dense[-1]).
 
     Raises:
         ValueError: no convolution, no dense layer, an unknown activation, or an image too small for the layers.
@@ -126,12 +122,7 @@ def cnn(
 
 
 class Block(nn.Module):
-    """Layers, bypassed by a skip connection (or not), and an activation.
-
-    Args:
-        layers: what the skip connection bypasses; input and output have the same shape.
-        activation: applied to the sum.
-        skip: whether there is a skip connection; without, the block is its layers and its activation.
+    """Layers that keep the shape, bypassed by a skip connection (or not), and an activation, applied to the sum.
 
     Source:
         He et al. (2016), Deep residual learning for image recognition, CVPR.
@@ -172,7 +163,7 @@ def residual(
     """Build a small residual network without normalization, or its plain counterpart of the same parameters.
 
     Each stage is a 3×3 convolution, an activation and a `Block` of two 3×3 convolutions; 2×2 max-pooling between the
-    stages, one dense layer after the last.
+    stages, one dense layer after the last. Maps (N, channels[0], size, size) to (N, classes).
 
     The convolutions' weights are √6 times as wide as PyTorch's own, so that their variance is 2 / fan_in (He et al.
     2015). Without normalization, the plain network would otherwise hardly begin to learn.
@@ -180,13 +171,10 @@ def residual(
     Args:
         channels: channels of the image and of every stage, such as (3, 16, 32).
         classes: number of outputs.
-        size: height and width of the (square) image, in pixels.
+        size: height and width of the image, in pixels.
         skip: whether the blocks have skip connections. The same seed gives the same weights either way.
         activation: activation after every convolution, a key of `ACTIVATIONS`.
         seed: seed of the initial weights.
-
-    Returns:
-        A network that maps (N, channels[0], size, size) to (N, classes).
 
     Raises:
         ValueError: no stage, an unknown activation, or an image too small for the stages.
@@ -219,17 +207,12 @@ def residual(
 
 
 def initialize(model: nn.Module, seed: int) -> nn.Module:
-    """Draw fresh weights and biases from U(−1/√fan_in, 1/√fan_in), PyTorch's own rule, with a seed of their own.
+    """Draw fresh weights and biases from U(−1/√fan_in, 1/√fan_in), PyTorch's own rule, in place; return the model.
 
-    Args:
-        model: a network whose parameters all belong to `nn.Linear` or `nn.Conv2d` layers; changed in place.
-        seed: seed of the generator; the same seed gives the same weights, whatever ran before.
-
-    Returns:
-        The model.
+    The same seed gives the same weights, whatever ran before.
 
     Raises:
-        ValueError: a layer of another type has parameters (its own initialization is not known here).
+        ValueError: a layer other than `nn.Linear` and `nn.Conv2d` has parameters.
 
     Example:
         >>> a, b = mlp((2, 3, 1), seed=1), mlp((2, 3, 1), seed=1)
@@ -273,15 +256,12 @@ def names() -> list[str]:
 
 
 def build(name: str, *, seed: int = 0, **options: Any) -> nn.Sequential:
-    """Build a named network of the source documents.
+    """Build a named network of the source documents, freshly initialized.
 
     Args:
         name: one of `names()`.
         seed: seed of the initial weights.
         **options: overrides of the table's settings, such as softmax=True for "cifar-1".
-
-    Returns:
-        The network, freshly initialized.
 
     Raises:
         ValueError: unknown name (the message lists the known ones).

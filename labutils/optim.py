@@ -1,9 +1,8 @@
 """Stochastic gradient descent and Adam, written out: the reference for "write the update step".
 
-Both take the place of their namesakes in `torch.optim` (parameter groups, `state_dict`, schedulers), and
-train many models at once: when every parameter is a *stack* with leading dimension K, one slice a model,
-a hyperparameter may be a sequence of K values, one a model. Parameters are float32 or float64. What else torch's
-optimizers offer (`maximize`, `amsgrad`, sparse gradients, …) is refused, in a loaded `state_dict`, too.
+Both take the place of their namesakes in `torch.optim` (parameter groups, `state_dict`, schedulers), and train many
+models at once: when every parameter is a *stack* with leading dimension K, one slice a model, a hyperparameter may be a
+sequence of K values. What else torch's optimizers offer (`maximize`, `amsgrad`, …) is refused.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ class _StackedOptimizer(torch.optim.Optimizer):
     kept: frozenset[str] = frozenset()  # what is kept of each parameter from step to step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters with hyperparameters of its own.
-
-        Args:
-            param_group: `{"params": …, "lr": …}`; what is left out takes the optimizer's value.
+        """Add a group `{"params": …, "lr": …}`; what is left out takes the optimizer's value.
 
         Raises:
             ValueError: a hyperparameter is out of range, not supported, or does not fit the parameters' leading
@@ -80,14 +76,7 @@ class _StackedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient, in place.
-
-        Args:
-            closure: computes the gradients and returns the loss, if they are not there yet.
-
-        Returns:
-            What the closure returned, else None.
-        """
+        """Update every parameter that has a gradient, in place; return what the closure that computes them returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -128,10 +117,8 @@ class SGD(_StackedOptimizer):
         g ← g + μ b (Nesterov), else b
         θ ← θ − γ g
 
-    Without momentum (μ = 0) there is no b, and dampening has no effect.
-
-    In a stack each model is updated as an optimizer of its own would do it, bit for bit as long as its
-    weights are finite. Models with and without momentum may share a stack, under Nesterov's variant too.
+    Without momentum (μ = 0) there is no b, and dampening has no effect. In a stack each model is updated as an
+    optimizer of its own would do it, bit for bit as long as its weights are finite; some may have no momentum.
 
     Args:
         params: parameters, or parameter groups (dicts), as in `torch.optim`.
@@ -141,8 +128,8 @@ class SGD(_StackedOptimizer):
         weight_decay: λ ≥ 0, the factor of the L2 penalty λ‖θ‖²/2.
         nesterov: step along g + μ b in place of b; needs a momentum and no dampening. Shared by all models.
 
-    `lr`, `momentum`, `dampening` and `weight_decay` may each be a sequence or 1-D tensor of K values, one a
-    model; then every parameter of the group has leading dimension K. (torch's schedulers set one number.)
+    All but `nesterov` may each be a sequence or 1-D tensor of K values, one a model; then every parameter of the group
+    has leading dimension K. (torch's schedulers set one number.)
 
     Raises:
         ValueError: a negative value, Nesterov without momentum or with dampening, or parameters that are no
@@ -238,19 +225,13 @@ class Adam(_StackedOptimizer):
     optimizer of its own as long as its weights are finite.
 
     Args:
-        params: parameters, or parameter groups (dicts), as in `torch.optim`.
-        lr: learning rate γ ≥ 0.
+        params, lr, weight_decay: as for `SGD`; the latter two may hold K values.
         betas: (β₁, β₂), each in [0, 1).
         eps: ε ≥ 0.
-        weight_decay: λ ≥ 0.
         decoupled: let the weights decay beside the gradient's step, not through it.
 
-    `lr` and `weight_decay` may each be a sequence or 1-D tensor of K values, one a model; then every
-    parameter of the group has leading dimension K. (torch's schedulers set one number.)
-
     Raises:
-        ValueError: a value out of range, or parameters that are no stack of as many models as there are
-            values.
+        ValueError: a value out of range, or parameters that are no stack of as many models as there are values.
 
     Example:
         >>> theta = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
@@ -395,8 +376,7 @@ def _undamped(momentum: float | Tensor, dampening: float | Tensor) -> float | Te
 def _blocks(rows: list[tuple[Tensor, ...]], stacked: bool) -> Iterator[list[Tensors]]:
     """Cut rows of same-shaped tensors into blocks, and hand each block over as parallel lists.
 
-    A step makes temporaries, and memory fresh from the system costs more time than the arithmetic. Blocks keep
-    them small and in the processor's cache, which makes a step on a large stack up to three times as fast.
+    Blocks keep a step's temporaries in the processor's cache: a step on a large stack is up to three times as fast.
     """
     if rows and (not rows[0][0].is_cpu or sum(row[0].numel() for row in rows) <= BLOCK):
         yield list(zip(*rows, strict=True))

@@ -245,11 +245,7 @@ class Record:
             + [name for name, (_, finite) in self._metrics.items() if not finite],
             "claims": [claim.as_json() for claim in self._claims.values()],
             "figures": list(self._figures.values()),
-            "provenance": {
-                **self._provenance,
-                "threads": torch.get_num_threads(),
-                "data": list(self._data.values()),
-            },
+            "provenance": {**self._provenance, "threads": torch.get_num_threads(), "data": list(self._data.values())},
             "time": {
                 "started": self._started,
                 "updated": _now(),

@@ -1,12 +1,11 @@
 """Stacks: many networks of one architecture as one (K, P) tensor of weights, with a joint forward and backward pass.
 
-`torch.func.vmap` computes a network's `forward` for many sets of weights at once, whatever the network is made of. The
-sum of the K losses gives every network exactly its own gradient, since no loss depends on another network's weights.
+`torch.func.vmap` computes a network's `forward` for many sets of weights at once. The sum of the K losses gives every
+network exactly its own gradient, since no loss depends on another network's weights.
 
-How many networks one pass takes (`Stack.chunk`) follows one rule: as many as keep the activations of a batch within the
-cache. Tiny networks so go many at a time, which saves their overhead; a large convolution goes alone, as it keeps the
-processor busy by itself. Alone go, too, networks that draw random numbers, as dropout does, and those for which vmap
-does not give what each gives by itself: that is tried out on the example.
+One pass takes as many networks (`Stack.chunk`) as keep the activations of a batch within the cache. Tiny networks so go
+many at a time, which saves their overhead; a large convolution goes alone. Alone go, too, networks that draw random
+numbers, and those for which vmap does not give what each gives by itself: that is tried out on the example.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Plan(NamedTuple):
         chunk: networks that compute together; with 1, each runs by itself as a module.
         draws: whether the networks draw random numbers, as dropout does.
         outputs: outputs of a network; None if that is not known.
-        compiled: whether all compute together in the compiled pass of `labutils.fused`, to rounding the same.
+        compiled: whether all compute together in the compiled pass of `labutils.fused`.
     """
 
     chunk: int
@@ -61,9 +60,9 @@ class _Chunk(NamedTuple):
 class Stack:
     """The weights of K same-shaped networks as one (K, P) tensor, with their joint forward and backward pass.
 
-    While a stack is in use, its networks' parameters and buffers are views of the stack's: a step on the stack is a
-    step of every network. `release` gives the networks storage of their own again; as a context manager, a stack does
-    so at the end. Networks compute in the mode (training or eval) in which the first one is.
+    While a stack is in use, its networks' parameters and buffers are views of the stack's. `release` gives the networks
+    storage of their own again; as a context manager, a stack does so at the end. Networks compute in the mode (training
+    or eval) in which the first one is.
 
     Args:
         models: K ≥ 1 networks of one architecture and floating-point type, with outputs (N, outputs).
@@ -77,9 +76,7 @@ class Stack:
     Attributes:
         weights: (K, P), each row a network's parameters, flattened in the order of `model.parameters()`.
         gradients: (K, P), filled by `backward`; 0 for parameters that do not require gradients.
-        names: the parameters' names, in the same order.
-        shapes: their shapes.
-        trainable: whether each requires gradients.
+        names, shapes, trainable: of the parameters, in the same order.
         plan: how the stack computes.
 
     Raises:
@@ -132,14 +129,10 @@ class Stack:
         return self.plan.chunk
 
     def forward(self, x: Tensor, *, own: bool = False) -> Tensor:
-        """Compute every network's outputs, without gradients.
+        """Compute every network's outputs (K, N, outputs), without gradients.
 
         Args:
             x: (N, ...) examples for all networks; with `own`, (K, N, ...), the examples of each.
-            own: whether every network has examples of its own.
-
-        Returns:
-            (K, N, outputs).
         """
         if self._pass:
             return self._pass.outputs(self.weights, x, own=own)
@@ -150,11 +143,10 @@ class Stack:
         """Fill `gradients` with each network's gradient of its mean loss over the batch.
 
         Args:
-            x: (N, ...) examples for all networks; with `own`, (K, N, ...).
+            x: (N, ...) examples for all networks; with `own`, (K, N, ...), the examples of each.
             y: labels (N,) int64, or targets (N, outputs); with `own`, with a leading K. Labels (K, N) also go with
                 shared examples: then each network has its own.
             loss: "cross_entropy" or "mse", see `mean_loss`.
-            own: whether every network has a batch of its own.
 
         Returns:
             Mean losses (K,) before any step, and the share (K,) of examples classified correctly (NaN for targets),
@@ -283,12 +275,9 @@ class Stack:
 
 
 def functional(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-    """Return a network as a function of its parameters and buffers, as `torch.func.functional_call` computes it.
+    """Return a network as a function of its parameters and buffers; calls do not change it.
 
-    That by itself leaves a layer that stands in a network twice with the tensors of the call.
-
-    Args:
-        model: the network; calls do not change it.
+    `torch.func.functional_call` by itself leaves a layer that stands in a network twice with the tensors of the call.
 
     Returns:
         A function of tensors by name (those of `named_parameters()` and `named_buffers()`, or some of them; the others
@@ -317,16 +306,13 @@ def functional(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor
 
 
 def mean_loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Compute the mean loss of a network's outputs, or of several networks' at once.
+    """Compute the mean loss () of a network's outputs, or (K,) of several networks' at once.
 
     Args:
         outputs: (N, outputs), or (K, N, outputs) of K networks.
         y: labels (N,) int64, or targets (N, outputs) of a floating-point type; (K, N) or (K, N, outputs) for networks
             that have their own.
         loss: "cross_entropy" on labels, or "mse", the mean over outputs and examples, on targets or one-hot labels.
-
-    Returns:
-        The loss () or (K,).
 
     Raises:
         ValueError: an unknown loss, or labels or targets whose shape or type does not fit.
@@ -381,9 +367,6 @@ def plan(
         batch_size: examples in a batch.
         device: where they will compute.
         chunk: networks that compute together, if that is to be so.
-
-    Returns:
-        The plan; its chunks are of about one size.
 
     Raises:
         ValueError: networks that give no outputs (n, outputs), or that cannot compute together.
@@ -511,11 +494,7 @@ def eval_mode(*networks: nn.Module) -> Iterator[None]:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Lay images of several channels out pixel by pixel on the CPU, which its convolutions compute faster from.
-
-    Measured for each of the source's networks: 0.5 to 0.85 of the time in training for those on CIFAR-10, at batches of
-    16 and 64, and half of it in evaluation. With one channel the two layouts are the same.
-    """
+    """Lay images of several channels out pixel by pixel on the CPU: convolutions then take half to 0.85 of the time."""
     if x.dim() == 4 and x.shape[1] > 1 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x

@@ -32,18 +32,8 @@ from labutils.models import build as build_named
 from labutils.stack import Stack, aligned, check_same, eval_mode, plan
 
 __all__ = [
-    "History",
-    "Measurements",
-    "Snapshots",
-    "Stack",
-    "crop_and_flip",
-    "epochs_to_convergence",
-    "eval_mode",
-    "evaluate",
-    "evaluate_weights",
-    "fit",
-    "sweep",
-    "watched",
+    "History", "Measurements", "Snapshots", "Stack", "crop_and_flip", "epochs_to_convergence", "eval_mode", "evaluate",
+    "evaluate_weights", "fit", "sweep", "watched",
 ]  # fmt: skip
 
 _COPIES, _COPIES_BYTES = 64, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
@@ -92,49 +82,36 @@ def fit(
     A network trained in a stack ends where it would end alone with the same seed, up to rounding. One whose loss stops
     being finite is recorded as diverged and does not touch the others.
 
-    With a checkpoint, a training that was interrupted, by Ctrl-C or a power cut, continues in the middle of the epoch
-    when it is called again with the same settings, data and initial networks, and one that had finished returns at
-    once; see `labutils.checkpoint`. For that, `on_epoch` needs a state to save (`state_dict()` and
-    `load_state_dict()`), as `Snapshots` and `Measurements` have it: with another hook, nothing is saved.
-
-    Where `LABUTILS_SCHEDULER` names a Dask scheduler, a stack of several chunks is sent to its workers chunk by chunk,
-    see `labutils.distribute`. The numbers stay the same, bit for bit where the workers have the same kind of processor,
-    the same torch and the same number of threads as this process: each chunk is the same computation, wherever it runs.
-    Networks with dropout train here, since they share one random stream; so do those with a hook other than
-    `Snapshots` and `Measurements`, and those with a `checkpoint` of their own.
+    With a checkpoint, an interrupted training continues in the middle of the epoch; one that had finished returns at
+    once (see `labutils.checkpoint`); with a hook that has no `state_dict()` and `load_state_dict()`, nothing is saved.
+    Where `LABUTILS_SCHEDULER` names a Dask scheduler, its workers train the chunks of a stack (see
+    `labutils.distribute`), unless there is a hook other than `Snapshots` and `Measurements`, or a `checkpoint` file.
 
     Args:
         models: a network, or a list of K networks of one architecture, in float32 or float64.
         dataset: a `Dataset`, or a pair x (N, ...), y of tensors; y holds labels (N,) or targets (N, outputs).
         epochs: passes through the training part.
         lr: learning rate; as momentum and weight_decay, one value, or one for each network.
-        layer_lr: {layer name: learning rate} for layers with a rate of their own (one value, or one for each network);
-            all others train with `lr`. Names are those of `model.named_modules()`, such as "3". 0 freezes a layer.
+        layer_lr: {layer name: learning rate} for layers with a rate of their own (one value, or one for each network).
+            Names are those of `model.named_modules()`, such as "3". 0 freezes a layer.
         batch_size: examples a step (the last batch of an epoch may be smaller), one value or one for each network
             (networks with the same size are stacked); None takes all.
-        optimizer: "sgd", "adam" or "adamw" (`labutils.optim`).
-        momentum: SGD's momentum.
+        optimizer: "sgd", "adam" or "adamw" (`labutils.optim`); momentum and nesterov are SGD's.
         weight_decay: L2 term; decoupled from the gradient for "adamw".
-        nesterov: Nesterov momentum for SGD.
         schedule: None, "step" (lr times `gamma` every `step_size` epochs) or "one_cycle" (Smith & Topin 2019, as in
             `torch.optim.lr_scheduler.OneCycleLR` with `lr` as the peak, without cycling momentum).
-        step_size: epochs between two steps of the schedule.
-        gamma: factor of such a step.
         loss: "cross_entropy" on labels, or "mse", the mean over outputs and examples, on targets or one-hot labels.
-        augment: randomly crop and flip each batch of images, see `crop_and_flip`.
-        padding: largest shift of such a crop, in pixels.
-        labels: (K, N) int64, each network's own labels of the training part, in place of the data set's: the same
-            images, differently labeled.
-        seed: seed of the order of the examples and of augmentation; one value for all (every network then sees the
-            same batches) or one for each.
+        augment: randomly crop and flip each batch of images by `crop_and_flip`, with this `padding`.
+        labels: (K, N) int64, each network's own labels of the training part, in place of the data set's.
+        seed: of the order of the examples and of augmentation; one value for all (every network then sees the same
+            batches) or one for each.
         evaluate_every: epochs between two evaluations; the start and the last epoch are always evaluated. 0 evaluates
             nothing, and the History then holds only running values.
-        on_epoch: called as `on_epoch(epoch, stack)` at the start (0) and after each epoch, with the networks in eval
-            mode, such as a `Snapshots`.
+        on_epoch: called as `on_epoch(epoch, stack)` at the start (0) and after each epoch; networks are in eval mode.
         device: where to train, "cpu" or "cuda"; the networks return to where they were.
         chunk: networks that compute together, see `Stack`; None chooses, or takes the compiled pass of
             `labutils.fused` for small dense networks that train for long: the same to rounding, several times as fast.
-        progress: whether to show a bar; None shows one where somebody watches (a terminal or a notebook in use).
+        progress: whether to show a bar; None shows one where somebody watches.
         checkpoint: file to continue from, and to save to (with several batch sizes, one file for each beside it);
             None takes a file in the folder `LABUTILS_CHECKPOINTS`, if that is set.
 
@@ -150,8 +127,7 @@ def fit(
         >>> from labutils import functions, models
         >>> networks = [models.mlp((1, 8, 1), "tanh", seed=s) for s in range(3)]
         >>> data = functions.sample("quadratic", 50, -1, 1)
-        >>> history = fit(networks, data, epochs=5, lr=[0.01, 0.02, 0.05], loss="mse")
-        >>> history.train_loss.shape
+        >>> fit(networks, data, epochs=5, lr=[0.01, 0.02, 0.05], loss="mse").train_loss.shape
         (3, 6)
     """
     networks = [models] if isinstance(models, nn.Module) else list(models)
@@ -165,12 +141,7 @@ def fit(
         raise ValueError(f"momentum and nesterov belong to 'sgd'; {optimizer!r} has a momentum of its own")
     per_model = {
         name: _per_model(name, value, len(networks))
-        for name, value in (
-            ("lr", lr),
-            ("momentum", momentum),
-            ("weight_decay", weight_decay),
-            ("seed", seed),
-        )
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay), ("seed", seed))
     }
     if nesterov and not any(per_model["momentum"]):
         raise ValueError("nesterov needs a momentum: set it for one network at least")
@@ -227,15 +198,15 @@ def sweep(
     `layer_lr`, `labels` or the seed alone, train in one stack. A combination's numbers do not depend on which others
     stand in the grid, up to rounding.
 
-    Where checkpoints are kept (`labutils.checkpoint`), what is done is kept for each combination of a network, a data
-    set and settings with its seeds: more values in a grid, or another plot, cost no training again.
+    Where checkpoints are kept (`labutils.checkpoint`), each combination with its seeds has one of its own: more values
+    in a grid cost no training again.
 
     Args:
         build: a name of `labutils.models.build`, or a function of a seed that builds a network; several as a list of
             names, or as a dict of names or functions.
-        dataset: a `Dataset` or a pair of tensors, as for `fit`; several as a dict.
-        grid: {setting: values} of which every combination is trained, or a list of combinations, each {setting: value}.
-            Settings are those of `fit`.
+        dataset: as for `fit`; several as a dict.
+        grid: {setting of `fit`: values} of which every combination is trained, or a list of combinations, each
+            {setting: value}.
         seeds: how many (from 0), or which. A seed decides a network's initial weights and the order of its examples.
         measure: {column: function(epoch, stack)}, each with one number for each network (K,), see `Measurements`. Taken
             at the evaluated epochs; without any (`evaluate_every=0`) after the last one.
@@ -250,8 +221,7 @@ def sweep(
         (`lr NAME` for each layer of `layer_lr`), and `seed`. The first further has `epoch`, `part` ("train",
         "validation", "test" as far as the data have them, and "running", the mean over an epoch's batches), `loss`,
         `accuracy`, and those of `measure` (NaN where there is none). The second has `diverged` (the epoch, NaN if it
-        did not), what was evaluated last (`train_loss`, `train_accuracy`, `test_loss` and so on) and measured last, and
-        `model`, the trained network.
+        did not), what was evaluated (`train_loss`, `test_accuracy` and so on) and measured last, and `model`.
 
     Raises:
         ValueError: as `fit`; a setting that `fit` does not have, or that is given twice; a function that gives no
@@ -265,8 +235,6 @@ def sweep(
         ... )  # fmt: skip
         >>> list(frame.columns), len(networks)
         (['lr', 'seed', 'epoch', 'part', 'loss', 'accuracy'], 6)
-        >>> frame.query("part == 'train' and epoch == 2").groupby("lr").loss.mean().shape
-        (2,)
     """
     networks = _builders(build)
     datasets = dict(dataset) if isinstance(dataset, Mapping) else {None: dataset}
@@ -469,7 +437,7 @@ def evaluate(
     loss: str = "cross_entropy",
     device: str | torch.device = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean loss and the accuracy of networks on fixed data.
+    """Compute the mean loss and the accuracy of networks on fixed data, in eval mode; they are left as they were.
 
     Args:
         models: a network, or K of one architecture.
@@ -478,8 +446,7 @@ def evaluate(
         device: where to compute.
 
     Returns:
-        Loss (K,), the mean over examples, and accuracy (K,), NaN for regression. The networks are evaluated in eval
-        mode, and are left as they were.
+        Loss (K,), the mean over examples, and accuracy (K,), NaN for regression.
 
     Example:
         >>> from labutils import models
@@ -511,9 +478,7 @@ def evaluate_weights(
     Args:
         model: the network; its own weights are left alone, its buffers (such as batch normalization's) are used.
         weights: (..., P), flattened in the order of `model.parameters()`, as in `Stack.weights` and `Snapshots`.
-        data: a part of a `Dataset`, or a pair of tensors as for `fit`.
-        loss: "cross_entropy" or "mse".
-        device: where to compute.
+        data, loss, device: as for `evaluate`.
         progress: whether to show a bar; None shows one where somebody watches.
 
     Returns:
@@ -640,13 +605,7 @@ def _check_labels(name: str, y: Tensor, outputs: int | None) -> None:
         )
 
 
-def _parts(
-    dataset: Data,
-    loss: str,
-    augment: bool,
-    dtype: torch.dtype,
-    device: str | torch.device,
-) -> Parts:
+def _parts(dataset: Data, loss: str, augment: bool, dtype: torch.dtype, device: str | torch.device) -> Parts:
     """Return the parts that hold examples, as tensors of the networks' type on the device."""
     converted = {name: _convert(name, part, loss, dtype, device) for name, part in _split(dataset).items()}
     if "train" not in converted:
