@@ -238,7 +238,7 @@ def lines(
                     linestyle=list(LINES.values())[number % len(LINES)],
                     shade=0.0 if hue and number else 0.2,  # bands upon bands hide each other
                 )
-    dashes = [f"{word}: {kind}" for word, kind in zip(LINES, kinds, strict=False) if hue and style]
+    dashes = [f"{word}: {_named(style, kind)}" for word, kind in zip(LINES, kinds, strict=False) if hue and style]
     told = [band_note(parts[0][0]), ", ".join(dashes)]
     if note := "; ".join(filter(None, told)):
         size = mpl.rcParams["font.size"] - 1.5

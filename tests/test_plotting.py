@@ -267,6 +267,8 @@ def test_lines_tells_styles_apart_by_dashes_and_says_which():
     assert len(axes.collections) == 2  # bands upon bands hide each other
     _, alone = plotting.lines(sweep(data=["a"]), x="epoch", y="loss", style="part")
     assert [text.get_text() for text in alone.texts] == ["train", "test"]
+    figure, _ = plotting.lines(sweep(lr=[0.1, 0.01]), x="epoch", y="loss", hue="part", style="lr")
+    assert figure.get_suptitle().endswith("; solid: lr 0.01, dashed: lr 0.1")
 
 
 @pytest.mark.parametrize(
