@@ -6,7 +6,8 @@
     extra = [0.5]  # further rates (> 0, may be empty)
 
 Bounds and choices hold for every number and string of a list or dictionary. A list must not be empty, and neither must
-a list in it, unless the comment says that they may. All other words in a comment are for people.
+a list in it, unless the comment says that they may. A dictionary of dictionaries (experiments by name) must hold
+one, each with the keys that all those of the default have. All other words in a comment are for people.
 """
 
 from __future__ import annotations
@@ -143,11 +144,27 @@ def _needed(parameter: Parameter, value: Any) -> str:
     items = list(_items(value))
     if not parameter.may_be_empty and any(isinstance(item, list | tuple) for item in items):
         return "not be empty" if not value else "not hold an empty list"
+    if lacks := _lacks(parameter.default, value):
+        return lacks
     numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
     if not all(_COMPARISONS[sign](number, bound) for number in numbers for sign, bound in parameter.bounds):
         return "be " + " and ".join(f"{sign} {bound:g}" for sign, bound in parameter.bounds)
     if parameter.choices and not all(item in parameter.choices for item in items if isinstance(item, str)):
         return "be " + " or ".join(f'"{choice}"' for choice in parameter.choices)
+    return ""
+
+
+def _lacks(default: Any, value: Any) -> str:
+    """What a dictionary of dictionaries lacks, in words, compared with its default; empty if nothing."""
+    if not (isinstance(default, dict) and default and all(isinstance(one, dict) for one in default.values())):
+        return ""
+    if not isinstance(value, dict) or not value:
+        return "not be empty"
+    shared = [key for key in next(iter(default.values())) if all(key in one for one in default.values())]
+    for name, one in value.items():
+        for key in shared:
+            if not isinstance(one, dict) or key not in one:
+                return f"have {key!r} in {name!r}"
     return ""
 
 

@@ -19,6 +19,7 @@ batch = {"d1": 10, "d2": 20}  # images a step (>= 1)
 extra = [
     0.5,
 ]  # further rates (> 0, may be empty)
+trials = {"one": {"lr": 0.1, "fit": {}}, "two": {"lr": 0.3, "fit": {}, "size": 8}}  # by name (> 0)
 n_train = None  # training images (>= 1); None takes all
 device = "cpu"  # "cpu" or "cuda" (as everywhere)
 """
@@ -35,6 +36,10 @@ device = "cpu"  # "cpu" or "cuda" (as everywhere)
         ("batch", [{"d1": 1}, {}], [{"d1": 10, "d2": 0}, {"d1": [1, 0]}], "be >= 1"),
         ("batch", [], [{"d1": 10, "d2": []}], "not hold an empty list"),
         ("extra", [[], [1.0], [[]]], [[0]], "be > 0"),
+        ("trials", [{"a": {"lr": 1, "fit": {}}}], [{}, []], "not be empty"),
+        ("trials", [], [{"a": {"lr": 1}}], "have 'fit' in 'a'"),
+        ("trials", [], [{"a": 1}], "have 'lr' in 'a'"),
+        ("trials", [], [{"a": {"lr": 0, "fit": {}}}], "be > 0"),
         ("n_train", [None, 1], [0], "be >= 1"),
         ("device", ["tpu"], [], ""),
     ],
