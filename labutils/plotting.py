@@ -47,7 +47,7 @@ from labutils.drawing import (
     use_style,
     write_note,
 )
-from labutils.slider import slider
+from labutils.slider import growing, slider
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,7 @@ __all__ = [  # with what notebooks draw into the axes of such a figure
     "colors",
     "curves",
     "forest",
+    "growing",
     "heatmap",
     "heatmaps",
     "image_grid",

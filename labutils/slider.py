@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_BYTES = 1_000_000  # of a page, for one slider
@@ -128,3 +129,35 @@ def slider(
         raise ValueError(f"slider {label!r}: {len(pictures)} pictures of {size / 1e6:.1f} MB, 1 MB at most: take fewer")
     at = 0 if start is None else chosen.index(start)
     return Slider(label, names, tuple(pictures), at, still, round(_PAGE_DPI * box.width))
+
+
+def growing(axes: Sequence[Axes], stops: Sequence[Any], name: str) -> Callable[[Any], None]:
+    """Make lines grow: in gray as wholes, in their own color up to a stop that a `slider` selects.
+
+    Args:
+        axes: axes with lines of one point a stop; the title of the last names the stop.
+        stops: what the points belong to, such as epochs.
+        name: what a stop is, such as "epoch".
+
+    Returns:
+        A function that draws the lines up to a stop, and with it.
+
+    Example:
+        >>> from labutils import plotting
+        >>> figure, ax = plotting.panels()
+        >>> (line,) = ax.plot([0, 10, 20], [3, 2, 1])
+        >>> growing([ax], [0, 10, 20], "epoch")(10)
+        >>> line.get_xdata().tolist()
+        [0, 10]
+    """
+    lines = [(line, *line.get_data()) for ax in axes for line in ax.get_lines()]
+    for line, x, y in lines:
+        line.axes.plot(x, y, color="0.8", zorder=1, label="_whole")
+
+    def draw(stop: Any) -> None:
+        end = list(stops).index(stop) + 1
+        for line, x, y in lines:
+            line.set_data(x[:end], y[:end])
+        axes[-1].set_title(f"{name} {stop}")
+
+    return draw

@@ -14,7 +14,7 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from labutils import slider as module
-from labutils.plotting import panels, slider
+from labutils.plotting import growing, panels, slider
 from labutils.record import SavedFigure
 
 
@@ -66,3 +66,20 @@ def test_pictures_that_are_too_large_are_refused(moving: SimpleNamespace, monkey
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"slider 'x': 2 pictures of .* MB, 1 MB at most: take fewer"):
         slider(moving.figure, moving.draw, [0, 1], moving.still, label="x")
+
+
+def test_lines_grow_and_shrink_before_gray_wholes() -> None:
+    figure, (left, right) = panels(1, 2)
+    (path,) = left.plot([3, 4, 5], [1, 2, 0], "r")
+    (loss,) = right.plot([0, 10, 20], [9, 4, 1], "b")
+    draw = growing([left, right], [0, 10, 20], "epoch")
+    for stop, points in ((20, 3), (0, 1), (10, 2)):
+        draw(stop)
+        assert path.get_xydata().tolist() == [[3, 1], [4, 2], [5, 0]][:points]
+        assert loss.get_xydata().tolist() == [[0, 9], [10, 4], [20, 1]][:points]
+        titles = {ax.get_title(loc) for ax in (left, right) for loc in ("left", "center")}
+        assert titles == {"", f"epoch {stop}"}
+    whole = [line for line in left.get_lines() if line is not path]
+    assert [line.get_xdata().tolist() for line in whole] == [[3, 4, 5]]
+    assert whole[0].get_zorder() < path.get_zorder()
+    plt.close(figure)
