@@ -52,8 +52,7 @@ class Centered:
     def noise(self) -> float:
         """Return more than rounding can add to the representation in any one direction.
 
-        The spectral norm of independent errors is about their largest column norm plus their largest row norm. The
-        values were rounded to the type that was given, after arithmetic in float32 or better whose errors add up.
+        The spectral norm of independent errors is about their largest column norm plus their largest row norm.
         """
         x, mean, n, p = self.x.double(), self.mean.double(), *self.x.shape
         offset = torch.linalg.vector_norm(mean).item()
@@ -80,21 +79,17 @@ def centered(
         exact: whether to compute in float64; else in float32 where no representation has more digits.
         least: fewest examples.
         center: whether to subtract the mean.
-        constant: whether a constant layer is taken; else it is an error.
-
-    Returns:
-        The layers, in the order given.
+        constant: whether a constant layer is taken.
 
     Raises:
-        ValueError: different numbers of examples or too few, a shape or type that is none of a representation, NaN or
-            infinite values, a constant layer; the message has the label.
+        ValueError: representations that do not fit, with the label in the message.
 
     Example:
         >>> [[layer]] = centered([[("x", [[1.0], [3.0]])]])
         >>> layer.x.flatten(), round(layer.norm, 6)
         (tensor([-0.7071,  0.7071], dtype=torch.float64), 1.414214)
     """
-    matrices = [[(label, as_matrix(value, label, images)) for label, value in network] for network in networks]
+    matrices = [[(label, _matrix(value, label, images)) for label, value in network] for network in networks]
     few_digits = all(torch.finfo(x.dtype).eps > 1e-8 for network in matrices for _, x in network)
     dtype = torch.float32 if few_digits and not exact else torch.float64
     layers = [[_center(label, x, dtype, center) for label, x in network] for network in matrices]
@@ -134,13 +129,8 @@ def _center(label: str, x: Tensor, dtype: torch.dtype, center: bool) -> Centered
     return replace(layer, x=x.div_(norm), mean=mean / norm, norm=norm * largest)
 
 
-def as_matrix(value: Any, label: str, images: Images = "flatten") -> Tensor:
-    """Return a representation (n, ...) as a floating-point matrix (n, p); errors begin with the label.
-
-    Example:
-        >>> as_matrix([[1, 2], [3, 4]], "x").dtype
-        torch.float64
-    """
+def _matrix(value: Any, label: str, images: Images) -> Tensor:
+    """Return a representation (n, ...) as a floating-point matrix (n, p); errors begin with the label."""
     if images not in get_args(Images):
         raise ValueError(f"unknown images {images!r}; there are {', '.join(map(repr, get_args(Images)))}")
     x = as_tensor(value)
@@ -195,7 +185,7 @@ def gram_norm2(x: Tensor) -> float:
 def hsic(kernels: Sequence[Rows], n: int, device: Any, *, debiased: bool) -> Tensor:
     """Return HSIC of M symmetric kernels with each other, up to a factor that CKA does not see: (M, M) float64.
 
-    Goes through some rows of all at a time, above the diagonal only, and never holds an n × n matrix of each.
+    Some rows of all at a time, above the diagonal only: never an n × n matrix of each.
 
     Args:
         kernels: functions that give a kernel's values between some examples.

@@ -18,15 +18,9 @@ unchanged under      shift  scale  rotation    invertible linear map
 `gradient_cka`       no     yes    yes         no
 ===================  =====  =====  ==========  ====================================
 
-What keeps it fast: products of features (p × q) wherever they are cheaper than those of examples (n × n); everything
-that concerns one layer alone (centering, norms, principal directions) happens once for each layer, not once a pair.
-What keeps it right in float32 and at any scale: each layer is centered and scaled to unit norm before anything is
-multiplied, and float64 is used throughout where large numbers cancel (debiased estimates, kernels other than the
-linear, canonical directions).
-
-Images (n, C, H, W) are examples by default, flattened to C·H·W features each. `images="pool"` averages over the
-positions first, and `images="positions"` makes every position of every image an example with C features: another
-question, which only fits layers of equal height and width.
+Products of features (p × q) are taken wherever they are cheaper than those of examples (n × n), and float64 wherever
+large numbers cancel; what concerns one layer alone happens once for each layer, not once a pair.
+Images (n, C, H, W) are examples, flattened to C·H·W features each; `cka` can treat them otherwise.
 """
 
 from __future__ import annotations
@@ -77,17 +71,17 @@ def cka(
     """Return the centered kernel alignment of two representations.
 
     The usual, biased estimate of independent representations is about d / (d + n − 1), with d the effective number of
-    dimensions (Σλ)² / Σλ² of variances λ along principal directions, at most p: near 1 where n is much less than d.
-    The debiased one has mean 0 for independent representations whatever n, and so may be negative.
+    dimensions (Σλ)² / Σλ² of variances λ along principal directions. The debiased one has mean 0, and may be negative.
 
     Args:
         x, y: (n, ...) the two representations, of the same examples in the same order, n ≥ 2 (debiased: n ≥ 4); their
             widths may differ.
         kernel: "linear", or "rbf": exp(−d²/2s²) of the distance d between examples.
-        sigma: for "rbf", s in multiples of the square root of the median squared distance, over all n² pairs of
-            examples (those of an example with itself included, as in the authors' code).
+        sigma: for "rbf", s in multiples of the square root of the median squared distance over all n² pairs (an
+            example with itself included, as in the authors' code).
         debiased: whether to use the debiased estimate of HSIC.
-        images: what an example of (n, C, H, W) is, see the module's docstring.
+        images: what an example of (n, C, H, W) is: "flatten" an image; "pool" an image averaged over its positions;
+            "positions" each position of each image, for layers of equal height and width.
 
     Returns:
         The similarity, from 0 to 1 (debiased: up to 1).
@@ -107,42 +101,27 @@ def cka(
     return _of_two(x, y, "cka", kernel=kernel, sigma=sigma, debiased=debiased, images=images)
 
 
-def cca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "flatten") -> float:
-    """Return the mean canonical correlation of two representations.
+def cca(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
+    """Return the mean canonical correlation of two representations (n, ...), from 0 to 1; raises as `cka`.
 
-    Directions without variance (dead or redundant units) are dropped. The number of correlations is the smaller of the
-    two ranks. Where a rank reaches n − 1, as it does if n ≤ p, canonical directions can fit anything, and the result
-    is 1 whatever the data.
-
-    Args:
-        x, y: (n, ...) the two representations, of the same examples in the same order.
-        images: see the module's docstring.
-
-    Returns:
-        The similarity, from 0 to 1.
-
-    Raises:
-        ValueError: as `cka`.
+    Directions without variance are dropped, and the number of correlations is the smaller rank. Where a rank reaches
+    n − 1, as it does if n ≤ p, canonical directions can fit anything: the result is 1 whatever the data.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, -1.0], [0.0, 0.5]])
         >>> round(cca(x, x @ torch.tensor([[1.0, 2.0], [0.0, 1.0]])), 6)
         1.0
     """
-    return _of_two(x, y, "cca", images=images)
+    return _of_two(x, y, "cca")
 
 
-def svcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, variance: float = 0.99, *, images: Images = "flatten") -> float:
-    """Return the mean canonical correlation of two representations' leading principal directions.
+def svcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, variance: float = 0.99) -> float:
+    """Return the mean canonical correlation of two representations' leading principal directions, from 0 to 1.
 
     Args:
-        x, y: (n, ...) the two representations, of the same examples in the same order.
+        x, y: (n, ...) the two representations.
         variance: share of the variance, above 0 and up to 1; of each representation the fewest principal directions
             that explain so much are kept.
-        images: see the module's docstring.
-
-    Returns:
-        The similarity, from 0 to 1.
 
     Raises:
         ValueError: as `cka`; a variance out of range.
@@ -155,25 +134,13 @@ def svcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, variance: float = 0.99, 
         >>> round(svcca(x, 2 * x + 1), 6)
         1.0
     """
-    return _of_two(x, y, "svcca", variance=variance, images=images)
+    return _of_two(x, y, "svcca", variance=variance)
 
 
-def pwcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "flatten") -> float:
-    """Return the projection-weighted mean canonical correlation; not symmetric.
+def pwcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
+    """Return the projection-weighted mean canonical correlation, from 0 to 1; raises as `cka`.
 
-    A canonical variable h of X counts as much as X depends on it: with the weight ``Σⱼ |⟨h, xⱼ⟩|`` over the columns
-    of X.
-
-    Args:
-        x: (n, ...) the representation that sets the weights.
-        y: (n, ...) the other one, of the same examples.
-        images: see the module's docstring.
-
-    Returns:
-        The similarity, from 0 to 1.
-
-    Raises:
-        ValueError: as `cka`.
+    A canonical variable h of X has the weight ``Σⱼ |⟨h, xⱼ⟩|`` over the columns of X, so that it is not symmetric.
 
     Source:
         Morcos et al. (2018), arXiv 1806.05759, equation 3.
@@ -183,24 +150,13 @@ def pwcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "fla
         >>> round(pwcca(x, x + 1), 6)
         1.0
     """
-    return _of_two(x, y, "pwcca", images=images)
+    return _of_two(x, y, "pwcca")
 
 
-def procrustes(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "flatten") -> float:
-    """Return the orthogonal Procrustes similarity ‖XᵀY‖_*, both scaled to unit Frobenius norm.
+def procrustes(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
+    """Return the orthogonal Procrustes similarity ‖XᵀY‖_*, both scaled to unit Frobenius norm; raises as `cka`.
 
-    It is 1 − d²/2, with d² = 2 − 2‖XᵀY‖_* the squared Procrustes distance: what is left between X and Y after the best
-    rotation.
-
-    Args:
-        x, y: (n, ...) the two representations, of the same examples in the same order.
-        images: see the module's docstring.
-
-    Returns:
-        The similarity, from 0 to 1.
-
-    Raises:
-        ValueError: as `cka`.
+    It is 1 − d²/2, with d the Procrustes distance: what is left between X and Y after the best rotation.
 
     Source:
         Ding et al. (2021), arXiv 2108.01661.
@@ -210,7 +166,7 @@ def procrustes(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images =
         >>> round(procrustes(x, x.flip(1)), 6)
         1.0
     """
-    return _of_two(x, y, "procrustes", images=images)
+    return _of_two(x, y, "procrustes")
 
 
 def gradient_cka(
@@ -223,15 +179,12 @@ def gradient_cka(
 ) -> float:
     """Return the CKA of two layers with gradient flow: what they compute together with how the loss depends on it.
 
-    With a layer's outputs X and the gradients G of each example's loss with respect to these outputs, both flattened
-    for each example and not centered, the kernel is K = (XXᵀ) ∘ (GGᵀ): the Gram matrix of the products xᵢ ⊗ gᵢ. With
-    a dense layer's *input* as X, xᵢ ⊗ gᵢ would be the gradient for its weights. HSIC centers the kernels.
+    With a layer's outputs X and the gradients G of each example's loss by them, flattened and not centered, the kernel
+    is K = (XXᵀ) ∘ (GGᵀ): the Gram matrix of the products xᵢ ⊗ gᵢ. HSIC centers the kernels.
 
     Args:
-        x: (n, ...) outputs of the first layer, as from `representations.extract`.
-        gx: the same shape: gradients, as from `representations.extract_gradients`.
-        y: (n, ...) outputs of the second layer, for the same examples.
-        gy: their gradients.
+        x, gx: (n, ...) outputs of the first layer and gradients, as from `representations.extract_gradients`.
+        y, gy: those of the second layer, for the same examples.
         debiased: whether to use the debiased estimate of HSIC, see `cka`.
 
     Returns:
@@ -252,15 +205,12 @@ def gradient_cka(
     return _of_two((x, gx), (y, gy), "gradient_cka", debiased=debiased)
 
 
-def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Images = "flatten") -> float:
+def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
     """Return the centered alignment of a representation's kernel XXᵀ with that of the labels: CKA(XXᵀ, YYᵀ), Y one-hot.
-
-    With Y one-hot, no product with it is needed: XᵀY holds the sum of X over each class.
 
     Args:
         x: (n, ...) representation.
         y: (n,) labels, whole numbers of any kind, two classes or more.
-        images: see the module's docstring; "positions" does not apply.
 
     Returns:
         The alignment, from 0 to 1.
@@ -275,9 +225,7 @@ def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, images: Im
         >>> target_alignment([[1.0], [1.0], [-1.0], [-1.0]], [3, 3, 8, 8])
         1.0
     """
-    if images == "positions":
-        raise ValueError("images='positions' does not apply: labels belong to images, not to positions")
-    [[features]] = centered([[("x", x)]], images)
+    [[features]] = centered([[("x", x)]])
     labels = as_tensor(y).to(features.x.device)
     if labels.is_floating_point() or labels.is_complex() or labels.dim() != 1:
         raise ValueError(f"y must be labels (n,), whole numbers, got shape {tuple(labels.shape)} {labels.dtype}")
@@ -297,18 +245,13 @@ class MinibatchCKA:
     """Linear CKA of all layer pairs of two networks, a batch at a time: memory does not grow with n.
 
     Sums the debiased HSIC over batches, for each pair of layers and for each layer with itself, and divides once in
-    the end. Each batch counts in proportion to its size, so that a ragged last batch counts for what it is; with
-    batches of one size this is the estimate of Nguyen et al. Debiased HSIC needs 4 examples: a smaller batch is left
-    out, and counted in `skipped`.
-
-    Args:
-        images: what an example of (n, C, H, W) is, see the module's docstring.
+    the end. A batch counts in proportion to its size; one of fewer than 4 examples is left out.
 
     Attributes:
         layers: names of the first and of the second network's layers, in the order of `matrix()`'s rows and columns.
         examples: examples that counted so far.
         batches: batches that counted.
-        skipped: batches that were left out, with fewer than 4 examples.
+        skipped: batches that were left out.
 
     Source:
         Nguyen et al. (2021), arXiv 2010.15327, equations 2 and 3.
@@ -322,18 +265,13 @@ class MinibatchCKA:
         ((2, 1), 4, 0)
     """
 
-    def __init__(self, *, images: Images = "flatten") -> None:
-        self.images: Images = images
+    def __init__(self) -> None:
         self.layers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self.examples = self.batches = self.skipped = 0
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None
 
     def update(self, a: Layers, b: Layers) -> None:
-        """Add a batch.
-
-        Args:
-            a: representations (m, ...) of the first network's layers by name, as from `representations.extract`.
-            b: those of the second network, of the same examples; may be the same object as `a`.
+        """Add a batch of representations (m, ...) of two networks' layers by name; both may be the same object.
 
         Raises:
             ValueError: other layers than in earlier batches, different numbers of examples, NaN or infinite values.
@@ -346,7 +284,7 @@ class MinibatchCKA:
             raise ValueError(f"this batch has the layers {names}, earlier ones had {self.layers}")
         labeled = [("a", a)] if a is b else [("a", a), ("b", b)]
         values = [(f"{name!r} of {which}", value) for which, layers in labeled for name, value in layers.items()]
-        [layers] = centered([values], self.images, least=0, constant=True)
+        [layers] = centered([values], least=0, constant=True)
         m = layers[0].n
         if m < 4:
             self.layers = names
@@ -375,16 +313,15 @@ class MinibatchCKA:
             for name, value in zip(names, own.tolist(), strict=True):
                 if not value > 0:
                     raise ValueError(f"layer {name!r} of {which} is constant in every batch: its CKA is undefined")
-        return _at_most_one((cross / (first[:, None] * second).sqrt()).cpu().numpy())
+        return (cross / (first[:, None] * second).sqrt()).clamp(max=1).cpu().numpy()
 
 
 def similarity_matrix(a: Layers, b: Layers, measure: str = "cka", **options: Any) -> np.ndarray:
     """Return the similarity of every layer of one network with every layer of another.
 
     Args:
-        a: representations (n, ...) of the first network's layers by name, as from `representations.extract`; for
-            "gradient_cka" pairs (representation, gradient).
-        b: those of the second network, of the same examples.
+        a, b: representations (n, ...) of the two networks' layers by name, of the same examples; for "gradient_cka"
+            pairs (representation, gradient).
         measure: "cka", "cca", "svcca", "pwcca", "procrustes" or "gradient_cka".
         **options: options of that function, such as debiased=True.
 
@@ -410,8 +347,8 @@ class LayerMatching:
 
     Attributes:
         layers: names of the L layers.
-        similarity: (K, K, L, L) similarity of each layer (third index) of each network (first) with each layer of each
-            other network; NaN for a network with itself. Symmetric measures are symmetric, others are S + Sᵀ over two.
+        similarity: (K, K, L, L) of each layer (third index) of each network (first) with each layer of each other
+            network; NaN for a network with itself.
         matched: (K, K, M) whether a layer's most similar layer in the other network is the corresponding one, as
             numbers 0 and 1, for the M layers that were not excluded; NaN for a network with itself.
     """
@@ -436,14 +373,9 @@ class LayerMatching:
         return mean_interval(self.effects)
 
     @property
-    def mean_similarity(self) -> np.ndarray:
-        """(L, L) mean over all ordered pairs of different networks."""
-        return np.nanmean(self.similarity, axis=(0, 1))
-
-    @property
     def mean_table(self) -> pd.DataFrame:
-        """The same with the layers' names, as `plotting.heatmaps` draws it."""
-        table = pd.DataFrame(self.mean_similarity, self.layers, self.layers)
+        """The mean similarity (L, L) over all ordered pairs of networks, as `plotting.heatmaps` draws it."""
+        table = pd.DataFrame(np.nanmean(self.similarity, axis=(0, 1)), self.layers, self.layers)
         return table.rename_axis(index="layer of one network", columns="layer of another")
 
 
@@ -452,18 +384,14 @@ def layer_matching_accuracy(
 ) -> LayerMatching:
     """Run the sanity check of Kornblith et al.: is a layer most similar to the same layer of another training?
 
-    For every ordered pair of networks and every layer of the first, the most similar layer of the second is looked up;
-    it should be the corresponding one. A tie (within 1e-6) is no match. A measure that is not symmetric uses S + Sᵀ.
+    For every ordered pair of networks and every layer of the first, the most similar layer of the second should be the
+    corresponding one. A tie (within 1e-6) is no match. A measure that is not symmetric uses (S + Sᵀ) / 2.
 
     Args:
         networks: two or more networks' representations by layer name, with the same names and of the same examples;
             for "gradient_cka" pairs (representation, gradient).
         measure: as for `similarity_matrix`.
         exclude: layers that are neither matched nor candidates, usually the logits; their similarities are reported.
-        **options: options of the measure.
-
-    Returns:
-        The matches, with accuracy, interval and similarities.
 
     Raises:
         ValueError: fewer than two networks, different layers, an unknown layer in `exclude`, fewer than two layers
@@ -590,9 +518,7 @@ def _gradient_cka(values: Named, pairs: list[tuple[int, int]], *, debiased: bool
         features.append([(label, value[0]) for label, value in network])
         gradients.append([(f"the gradient of {label}", value[1]) for label, value in network])
     least = 4 if debiased else 2
-    layers, slopes = (
-        centered(part, "flatten", exact=True, least=least, center=False) for part in (features, gradients)
-    )
+    layers, slopes = (centered(part, exact=True, least=least, center=False) for part in (features, gradients))
     pairs_of_layers = zip((x for net in layers for x in net), (g for net in slopes for g in net), strict=True)
     return _from_hsic([gradient_rows(x.x, g.x) for x, g in pairs_of_layers], layers, pairs, debiased=debiased)
 
@@ -611,35 +537,33 @@ def _normalize(cross: _Matrices, norms: list[np.ndarray], layers: list[list[Cent
         for value, layer in zip(own, network, strict=True):
             if not value > 0:
                 raise ValueError(f"{layer.label} is constant for this kernel: no two examples differ from the others")
-    return {(a, b): _at_most_one(c / np.sqrt(norms[a][:, None] * norms[b])) for (a, b), c in cross.items()}
+    return {(a, b): np.minimum(c / np.sqrt(norms[a][:, None] * norms[b]), 1.0) for (a, b), c in cross.items()}
 
 
-def _cca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
-    bases = [[_directions(layer)[0] for layer in network] for network in centered(values, images, exact=True)]
+def _cca(values: Named, pairs: list[tuple[int, int]]) -> _Matrices:
+    bases = [[_directions(layer)[0] for layer in network] for network in centered(values, exact=True)]
     return {(a, b): _each(bases[a], bases[b], _mean_correlation) for a, b in pairs}
 
 
-def _svcca(
-    values: Named, pairs: list[tuple[int, int]], *, variance: float = 0.99, images: Images = "flatten"
-) -> _Matrices:
+def _svcca(values: Named, pairs: list[tuple[int, int]], *, variance: float = 0.99) -> _Matrices:
     if not 0 < variance <= 1:
         raise ValueError(f"variance = {variance}: must be above 0 and up to 1, as in 0.99")
-    layers = centered(values, images)
+    layers = centered(values)
     bases = [_at_once(lambda layer: _leading_directions(layer, variance), network) for network in layers]
     return {(a, b): _each(bases[a], bases[b], _mean_correlation) for a, b in pairs}
 
 
-def _pwcca(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
+def _pwcca(values: Named, pairs: list[tuple[int, int]]) -> _Matrices:
     def weighted(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
         left, correlations, _ = torch.linalg.svd(x[0].T @ y[0], full_matrices=False)
         weights = (left.T @ x[1]).abs().sum(1)
         return (weights * correlations.clamp(max=1)).sum() / weights.sum()
 
-    bases = [[_directions(layer) for layer in network] for network in centered(values, images, exact=True)]
+    bases = [[_directions(layer) for layer in network] for network in centered(values, exact=True)]
     return {(a, b): _each(bases[a], bases[b], weighted) for a, b in pairs}
 
 
-def _procrustes(values: Named, pairs: list[tuple[int, int]], *, images: Images = "flatten") -> _Matrices:
+def _procrustes(values: Named, pairs: list[tuple[int, int]]) -> _Matrices:
     def coordinates(x: Tensor) -> Tensor:  # of one wider than long something smaller with the same products of examples
         if x.shape[0] >= x.shape[1]:
             return x
@@ -649,8 +573,8 @@ def _procrustes(values: Named, pairs: list[tuple[int, int]], *, images: Images =
     def nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
         return torch.linalg.svdvals((x.T @ y).double()).sum()
 
-    layers = [[coordinates(layer.x) for layer in network] for network in centered(values, images)]
-    return {(a, b): _at_most_one(_each(layers[a], layers[b], nuclear_norm)) for a, b in pairs}
+    layers = [[coordinates(layer.x) for layer in network] for network in centered(values)]
+    return {(a, b): np.minimum(_each(layers[a], layers[b], nuclear_norm), 1.0) for a, b in pairs}
 
 
 _MEASURES: dict[str, Callable[..., _Matrices]] = {
@@ -703,7 +627,3 @@ def _at_once(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
-
-
-def _at_most_one(values: np.ndarray) -> np.ndarray:
-    return np.minimum(values, 1.0)  # what rounding adds

