@@ -1,8 +1,7 @@
 """Claims: a sentence that somebody states, what was measured for it, and the verdict that follows.
 
-A claim is judged from one measured value a seed, in the value's own unit, against what it needs: a value above or below
-a threshold, or within two. The verdict comes from the 95 % interval that fits the kind of number, and is never written
-by hand:
+A claim is judged from one measured value a seed, against what it needs: a value above or below a threshold, or within
+two. The verdict comes from the 95 % interval that fits the kind of number, and is never written by hand:
 
     mean         Student's t interval for the mean
     fraction     the same, within 0 to 1: of accuracies, say
@@ -11,8 +10,7 @@ by hand:
     ratio        the t interval of the logarithms, taken back: a geometric mean
 
 *Supported* means that the whole interval meets the need, *not supported* that no part of it does, and *inconclusive*
-anything else. With three to five seeds the t interval of skewed values is too narrow: of values distributed as
-1 − exponential, it misses on one side in about 10 % of the cases instead of 2.5 %. More seeds are the remedy.
+anything else. With three to five seeds the t interval of skewed values is too narrow; more seeds are the remedy.
 """
 
 from __future__ import annotations
@@ -87,7 +85,7 @@ class Claim:
         if "id" not in entry:
             share = entry.pop("measure").startswith("share")
             entry |= {"kind": "share", "needs": {"above": 0.5}} if share else {"kind": "mean", "needs": {"above": 0.0}}
-            entry |= {"id": as_slug(entry["text"]), "unit": entry["evidence"], "measured": entry.pop("values")}
+            entry |= {"id": _slug(entry["text"]), "unit": entry["evidence"], "measured": entry.pop("values")}
         entry.pop("evidence")
         return cls(**entry | {"measured": tuple(entry["measured"])})
 
@@ -113,7 +111,7 @@ class Claim:
             a = {"correlation": "a correlation of ", "ratio": "a ratio of "}.get(self.kind, "")
             found = f"{a}{_estimate(self)} {self.unit}".rstrip()
         why = f" · {self.reason}" if self.verdict == "inconclusive" else ""
-        return f"measured {found}, needs {needs_in_words(self.needs)}{end}{why}"
+        return f"measured {found}, needs {_in_words(self.needs)}{end}{why}"
 
     def __str__(self) -> str:
         return f"{SYMBOLS[self.verdict]} {self.verdict}: {self.text} ({self.source})\n  {self.evidence}"
@@ -194,8 +192,7 @@ def judge(
 ) -> Claim:
     """Decide a claim from one measured value a seed.
 
-    Fewer than 3 seeds decide nothing, and a difference from the threshold of the size of rounding errors does not
-    either: about 2e-15 of the largest number at hand, or 2e-15 where the threshold is 0.
+    Fewer than 3 seeds decide nothing, nor does a difference from the threshold of the size of rounding errors.
 
     Args:
         id: A name for it: lower-case words joined by "-" or "_".
@@ -206,13 +203,9 @@ def judge(
         above: The claim needs more than this. A share needs more than 0.5 unless told otherwise.
         below: The claim needs less than this.
         within: The claim needs a value from the first to the second, ends included.
-        unit: Unit of the values, such as "epochs", or a few words that say what they are; of a share, what is counted
-            if that is not seeds, such as "networks".
+        unit: Unit of the values, such as "epochs", or a few words that say what they are; of a share, what is counted.
         kind: What kind of number was measured; it decides the interval.
         key: Whether it answers the question of the notebook.
-
-    Returns:
-        The claim with its verdict.
 
     Raises:
         ValueError: If a text is empty, the id no slug, measured not one finite value a seed or outside the range of
@@ -225,51 +218,33 @@ def judge(
           measured 0.6 [-1.5, 2.7], needs more than 0 · 3 seeds · too few seeds: about 11 would decide at this spread
     """
     if not SLUG.fullmatch(id):
-        such_as = as_slug(" ".join(text.split()[:4]))
+        such_as = _slug(" ".join(text.split()[:4]))
         raise ValueError(f"claim id {id!r} must be lower-case words joined by - or _, such as {such_as!r}")
     if not text.strip() or not source.strip():
         raise ValueError(f"claim {id!r}: it needs a text and a source, got {text!r} and {source!r}")
     if kind not in INTERVALS:
         raise ValueError(f"claim {id!r}: kind must be one of {', '.join(map(repr, INTERVALS))}, got {kind!r}")
-    values = _values(id, measured, kind)
+    values = as_array(measured)
+    if kind != "share":
+        if values.dtype.kind not in "fiu":
+            hint = "; of booleans, kind='share'" if values.dtype == np.bool_ else ""
+            raise TypeError(f"claim {id!r}: measured must be numbers, got {values.dtype}{hint}")
+        values = values.astype(np.float64)
     needs = _needs(id, above, below, within, kind)
     try:
         interval = INTERVALS[kind](values)  # knows what its kind of number can be
-    except ValueError as error:
-        raise ValueError(f"claim {id!r}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"claim {id!r}: {error}") from None
     verdict, reason = _decide(kind, values, interval, needs)
-    return Claim(
-        id,
-        text.strip(),
-        source.strip(),
-        verdict,
-        reason,
-        kind,
-        unit.strip(),
-        needs,
-        tuple(values.tolist()),
-        interval,
-        key,
-    )
+    text, source, unit = text.strip(), source.strip(), unit.strip()
+    return Claim(id, text, source, verdict, reason, kind, unit, needs, tuple(values.tolist()), interval, key)
 
 
-def as_slug(text: str) -> str:
-    """Return a text as lower-case words joined by "-".
-
-    Example:
-        >>> as_slug("M2's loss is above 0.3")
-        'm2-s-loss-is-above-0-3'
-    """
+def _slug(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", text.lower())) or "claim"
 
 
-def needs_in_words(needs: Mapping[str, Any]) -> str:
-    """Return what a claim needs in words.
-
-    Example:
-        >>> [needs_in_words(needs) for needs in ({"above": 0.0}, {"within": (0.1, 0.2)})]
-        ['more than 0', 'between 0.1 and 0.2']
-    """
+def _in_words(needs: Mapping[str, Any]) -> str:
     [(which, at)] = needs.items()
     if which == "within":
         return f"between {at[0]:g} and {at[1]:g}"
@@ -290,29 +265,6 @@ def show(as_html: str, as_text: str) -> None:
         from IPython.display import display
 
         display({"text/html": as_html, "text/plain": as_text}, raw=True)
-
-
-def _values(id: str, measured: ArrayLike, kind: Kind) -> np.ndarray:
-    """Return what was measured as an array, once it is fit for its kind."""
-    values = as_array(measured)
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"claim {id!r}: measured must have shape (seeds,), one value a seed, got {values.shape}")
-    if kind == "share":
-        if values.dtype != np.bool_:
-            raise TypeError(
-                f"claim {id!r}: a share needs booleans, one a seed, got {values.dtype}: compare first, as in loss < 0.1"
-            )
-        return values
-    if values.dtype.kind not in "fiu":
-        hint = "; of booleans, kind='share'" if values.dtype == np.bool_ else ""
-        raise TypeError(f"claim {id!r}: measured must be numbers, got {values.dtype}{hint}")
-    values = values.astype(np.float64)
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise ValueError(
-            f"claim {id!r}: {bad} of {values.size} measured values are NaN or infinite: decide what a diverged training"
-            " counts as (a stated worst value, or an outcome False of kind='share') and put that in"
-        )
-    return values
 
 
 def _needs(

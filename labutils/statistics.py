@@ -1,9 +1,8 @@
 """Intervals and tests for repeated seeds: one training is an anecdote.
 
-The unit is the training seed: one value (or one yes/no outcome) a seed goes in, an interval for what would be
-seen over all seeds comes out. Which interval depends on the kind of number, see `INTERVALS`: claims and the bands of
-figures rest on them, and `seeds_needed` says about how many seeds an open question would take. Where a value belongs
-to a *pair* of seeds, `pair_effects` turns the pairs into one value a seed first.
+The unit is the training seed: one value (or one yes/no outcome) a seed goes in, a 95 % interval for what would be seen
+over all seeds comes out. Which interval depends on the kind of number, see `INTERVALS`. Where a value belongs to a
+*pair* of seeds, `pair_effects` turns the pairs into one value a seed first.
 """
 
 from __future__ import annotations
@@ -19,23 +18,24 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+CONFIDENCE = 0.95  # coverage of all intervals
+
 _MOST_CORRELATED = 0.999  # a correlation beyond counts as this one: Fisher's z of 1 is infinite
 _MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval.
+    """An estimate with its confidence interval; prints the digits that its width leaves meaning to.
 
     Attributes:
         mean: The estimate, in the unit of the values: a mean, a share of successes, a geometric mean.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
+        low, high: Ends of the interval.
         n: Number of values behind it.
-        confidence: Coverage of the interval, between 0 and 1.
+        confidence: Coverage of the interval.
 
     Example:
-        >>> print(Interval(mean=0.4193, low=0.3127, high=0.5259, n=8, confidence=0.95))
+        >>> print(Interval(mean=0.4193, low=0.3127, high=0.5259, n=8))
         0.42 [0.31, 0.53], n = 8
     """
 
@@ -43,7 +43,7 @@ class Interval:
     low: float
     high: float
     n: int
-    confidence: float
+    confidence: float = CONFIDENCE
 
     def __str__(self) -> str:
         # Two significant digits of the half-width: digits beyond that carry no information.
@@ -54,29 +54,19 @@ class Interval:
         return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}], n = {self.n}"
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the mean with its Student t confidence interval.
-
-    Exact for independent normal values; by the central limit theorem good for others, unless few and very
-    skewed.
+def mean_interval(values: ArrayLike) -> Interval:
+    """Return the mean with its Student t interval.
 
     Args:
-        values: Numbers, shape (n,), one a seed.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The mean and its interval. A single value says nothing about the spread, so n = 1 gives the interval
-        from -inf to inf.
+        values: Numbers, shape (n,), one a seed. A single one gives the interval from -inf to inf.
 
     Raises:
-        ValueError: If values are empty, not one-dimensional or not finite, or confidence is not between 0
-            and 1.
+        ValueError: If values are empty, not one-dimensional or not finite.
 
     Example:
         >>> print(mean_interval([1.0, 2.0, 3.0]))
         2.0 [-0.5, 4.5], n = 3
     """
-    _check_confidence(confidence)
     x = _one_dimensional(as_array(values).astype(np.float64))
     if not np.isfinite(x).all():
         raise ValueError(
@@ -85,23 +75,19 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         )
     mean = float(x.mean())
     if x.size == 1:
-        return Interval(mean, -inf, inf, 1, confidence)
+        return Interval(mean, -inf, inf, 1)
     if np.ptp(x) == 0:  # the mean of equal values may differ from them by rounding
-        return Interval(x[0].item(), x[0].item(), x[0].item(), x.size, confidence)
-    half = _half_width(x.std(ddof=1), x.size, confidence)
-    return Interval(mean, mean - half, mean + half, x.size, confidence)
+        return Interval(x[0].item(), x[0].item(), x[0].item(), x.size)
+    half = _half_width(x.std(ddof=1), x.size)
+    return Interval(mean, mean - half, mean + half, x.size)
 
 
-def fraction_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+def fraction_interval(values: ArrayLike) -> Interval:
     """Return the mean of fractions, such as accuracies, with the t interval as far as it is possible: within 0 to 1.
 
     Args:
         values: Numbers, shape (n,), one a seed, with a mean from 0 to 1. Single ones may lie outside, as those of
             `pair_effects` do.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The mean and its interval.
 
     Raises:
         ValueError: As `mean_interval`, and if the mean is no fraction.
@@ -110,31 +96,26 @@ def fraction_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         >>> print(fraction_interval([0.99, 0.96, 0.999]))
         0.983 [0.932, 1.000], n = 3
     """
-    found = mean_interval(values, confidence)
+    found = mean_interval(values)
     if not 0 <= found.mean <= 1:
         raise ValueError(f"fractions lie between 0 and 1, but their mean is {found.mean:g}")
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
-def _half_width(spread: float, n: int, confidence: float) -> float:
-    return float(special.stdtrit(n - 1, (1 + confidence) / 2) * spread / sqrt(n))
+def _half_width(spread: float, n: int) -> float:
+    return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * spread / sqrt(n))
 
 
-def share_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the share of successes with its exact (Clopper-Pearson) confidence interval.
+def share_interval(successes: ArrayLike) -> Interval:
+    """Return the share of successes with its exact (Clopper-Pearson) interval.
 
-    It holds for every n, and covers at least as often as it says. At 95 %, six agreeing outcomes are the
-    fewest whose interval leaves out one half.
+    It covers at least as often as it says. Six agreeing outcomes are the fewest whose interval leaves out one half.
 
     Args:
         successes: Booleans, shape (n,), one a seed.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The share, between 0 and 1, and its interval.
 
     Raises:
-        ValueError: If successes are empty or not one-dimensional, or confidence is not between 0 and 1.
+        ValueError: If successes are empty or not one-dimensional.
         TypeError: If successes are not booleans.
 
     Source:
@@ -144,40 +125,34 @@ def share_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
         >>> print(share_interval([True] * 7 + [False]))
         0.88 [0.47, 1.00], n = 8
     """
-    _check_confidence(confidence)
     outcomes = _one_dimensional(as_array(successes))
     if outcomes.dtype != np.bool_:
         raise TypeError(
             f"successes must be booleans, one a seed, got {outcomes.dtype}: compare first, as in accuracy > 0.9"
         )
     share = int(outcomes.sum()) / outcomes.size
-    return Interval(share, *_clopper_pearson(share, outcomes.size, confidence), outcomes.size, confidence)
+    return Interval(share, *_clopper_pearson(share, outcomes.size), outcomes.size)
 
 
-def _clopper_pearson(share: float, n: int, confidence: float) -> tuple[float, float]:
+def _clopper_pearson(share: float, n: int) -> tuple[float, float]:
     """Return the limits of a share of n outcomes; also between whole numbers of successes."""
-    hits, tail = share * n, (1 - confidence) / 2
+    hits, tail = share * n, (1 - CONFIDENCE) / 2
     low = float(special.betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
     high = float(special.betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
     return low, high
 
 
-def correlation_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+def correlation_interval(values: ArrayLike) -> Interval:
     """Return the mean of correlations, one a seed, with its interval: Student's t on Fisher's z = atanh r.
 
-    Correlations near ±1 crowd together; on the scale of z they spread evenly, so that the interval never leaves
-    [−1, 1] and is wider on the side of 0. At ±1 itself z is infinite, and one such seed would outweigh all others.
-    So a correlation beyond ±0.999 counts as ±0.999, an error that no threshold in a course notices. To judge one
-    beyond, take `ratio_interval` of 1 − r.
+    The estimate is tanh of the mean z. Beyond ±0.999 a correlation counts as ±0.999: at ±1 z is infinite, and one such
+    seed would outweigh all others. To judge one beyond, take `ratio_interval` of 1 − r.
 
     Args:
         values: Correlations, shape (n,), one a seed, each between −1 and 1.
-        confidence: Coverage, between 0 and 1.
 
     Returns:
-        The mean (tanh of the mean z) and its interval. Equal values, and values that are all beyond 0.999 or all
-        beyond −0.999, have no spread on this scale: the estimate is their median, the interval has no width. A single
-        value gives the interval from −1 to 1.
+        The mean and its interval. Values without spread on this scale have their median, and an interval of no width.
 
     Raises:
         ValueError: As `mean_interval`, and if a value is not between −1 and 1.
@@ -189,11 +164,18 @@ def correlation_interval(values: ArrayLike, confidence: float = 0.95) -> Interva
         >>> print(correlation_interval([0.9, 0.95, 1.0, 0.8]))
         0.97 [0.13, 1.00], n = 4
     """
-    z = mean_interval(_fisher_z(values), confidence)
-    low, mean, high = (tanh(part) for part in (z.low, z.mean, z.high))
-    if z.low == z.high:
+    return _on_a_scale(values, _fisher_z, tanh)
+
+
+def _on_a_scale(
+    values: ArrayLike, scale: Callable[[ArrayLike], np.ndarray], back: Callable[[float], float]
+) -> Interval:
+    found = mean_interval(scale(values))
+    with np.errstate(over="ignore"):
+        low, mean, high = (float(back(part)) for part in (found.low, found.mean, found.high))
+    if found.low == found.high:
         low = mean = high = float(np.median(as_array(values)))
-    return Interval(mean, low, high, z.n, confidence)
+    return Interval(mean, low, high, found.n)
 
 
 def _fisher_z(values: ArrayLike) -> np.ndarray:
@@ -203,18 +185,11 @@ def _fisher_z(values: ArrayLike) -> np.ndarray:
     return np.arctanh(r.clip(-_MOST_CORRELATED, _MOST_CORRELATED))
 
 
-def ratio_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+def ratio_interval(values: ArrayLike) -> Interval:
     """Return the geometric mean of positive numbers with its interval: Student's t on their logarithms.
-
-    For what is compared by division, such as times or losses as multiples of each other: twice as large and half as
-    large then lie equally far from 1.
 
     Args:
         values: Positive numbers, shape (n,), one a seed.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The geometric mean and its interval. A single value gives the interval from 0 to inf.
 
     Raises:
         ValueError: As `mean_interval`, and if a value is not positive.
@@ -223,12 +198,7 @@ def ratio_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         >>> print(ratio_interval([0.5, 1.0, 2.0]))
         1.0 [0.2, 5.6], n = 3
     """
-    logarithms = mean_interval(_logarithms(values), confidence)
-    with np.errstate(over="ignore"):
-        low, mean, high = (float(np.exp(part)) for part in (logarithms.low, logarithms.mean, logarithms.high))
-    if logarithms.low == logarithms.high:
-        low = mean = high = float(as_array(values).astype(np.float64)[0])
-    return Interval(mean, low, high, logarithms.n, confidence)
+    return _on_a_scale(values, _logarithms, np.exp)
 
 
 def _logarithms(values: ArrayLike) -> np.ndarray:
@@ -246,28 +216,26 @@ INTERVALS: dict[Kind, Callable[..., Interval]] = {
     "correlation": correlation_interval,
     "ratio": ratio_interval,
 }
-"""The interval for each kind of number: (values, one a seed; confidence) to `Interval`."""
+"""The interval for each kind of number: values, one a seed, to `Interval`."""
 
 
-def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confidence: float = 0.95) -> int | None:
+def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean") -> int | None:
     """Return about how many seeds would decide on which side of a threshold the estimate lies, at this spread.
 
     It is the fewest seeds whose interval leaves out the threshold if estimate and spread stay as they are. More seeds
-    will move both, so this is an order of magnitude; with this number, the odds of a decision are about even.
+    will move both: with this number, the odds of a decision are about even.
 
     Args:
         values: One a seed, as for the kind's interval.
         threshold: The value to exceed or to stay below, in the unit of the values.
         kind: Kind of number, one of `INTERVALS`.
-        confidence: Coverage of the interval, between 0 and 1.
 
     Returns:
         The number of seeds, 2 or more; None if 10,000 would not do (the effect lies at the threshold), and for a
         single value, which says nothing about the spread (a share's has none to say).
 
     Raises:
-        ValueError: As the kind's interval; an unknown kind, or a threshold that is not finite (for ratios, not
-            positive; for correlations, not between −1 and 1).
+        ValueError: As the kind's interval; an unknown kind, or a threshold that the kind cannot have.
 
     Example:
         >>> seeds_needed([0.1, 0.5, -0.2, 0.4], 0.0), seeds_needed([True, True, False], 0.5, "share")
@@ -277,11 +245,11 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confi
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join(map(repr, INTERVALS))}")
     if not isfinite(threshold):
         raise ValueError(f"threshold = {threshold}: must be a finite number")
-    found = INTERVALS[kind](values, confidence)  # checks the values
+    found = INTERVALS[kind](values)  # checks the values
     if kind == "share":
 
         def decides(n: int) -> bool:
-            low, high = _clopper_pearson(found.mean, n, confidence)
+            low, high = _clopper_pearson(found.mean, n)
             return threshold < low or threshold > high
     else:
         if found.n == 1:
@@ -291,7 +259,7 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confi
         distance, spread = abs(x.mean() - limit), x.std(ddof=1)
 
         def decides(n: int) -> bool:
-            return _half_width(spread, n, confidence) < distance
+            return _half_width(spread, n) < distance
 
     # The interval narrows as n grows.
     wanted = bisect_left(range(2, _MOST_SEEDS + 1), True, key=decides) + 2
@@ -301,9 +269,8 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean", confi
 def pair_effects(values: ArrayLike) -> np.ndarray:
     """Turn values of pairs of seeds into one value a seed, with the same mean and the right spread.
 
-    K seeds make K (K − 1) ordered pairs, but not as many independent observations: all pairs of one seed share it.
-    An interval over pairs would be far too narrow. These are the jackknife's pseudo-values: K times the mean over all
-    pairs, less K − 1 times the mean over the pairs without the seed. Their mean is the mean over pairs, and their t
+    All pairs of one seed share it, so that an interval over pairs would be far too narrow. These are the jackknife's
+    pseudo-values: K times the mean over all pairs, less K − 1 times the mean over the pairs without the seed. Their t
     interval (`mean_interval`) accounts for what the pairs have in common.
 
     Args:
@@ -340,15 +307,14 @@ class Exceedance:
     Attributes:
         threshold: The value to exceed.
         mean: Mean of the values.
-        low: Lower confidence limit: one-sided, so that the mean over all seeds lies above it with this confidence.
+        low: One-sided lower limit: the mean over all seeds lies above it with 95 % confidence.
         n: Number of values.
-        confidence: 1 less the significance level, such as 0.95.
         t: The t statistic.
         p: p-value of the one-sided t-test, H0: the mean is at most the threshold.
         shapiro_p: p-value of Shapiro and Wilk's test; H0: the values are normal. None for fewer than 3 values and for
             equal ones, where there is nothing to test.
         wilcoxon_p: p-value of the one-sided signed-rank test, H0: the values lie symmetrically around a center of
-            the threshold or less. It cannot fall below 1/2ⁿ: fewer than 5 values never get below 0.05.
+            the threshold or less; 1/2ⁿ or more.
 
     Example:
         >>> print(exceeds([0.984, 0.983, 0.985, 0.982, 0.984], 0.98))
@@ -359,7 +325,6 @@ class Exceedance:
     mean: float
     low: float
     n: int
-    confidence: float
     t: float
     p: float
     shapiro_p: float | None
@@ -367,44 +332,38 @@ class Exceedance:
 
     @property
     def shown(self) -> bool:
-        """Whether the t-test rejects that the mean is at most the threshold."""
-        return self.p < 1 - self.confidence
+        """Whether the t-test rejects, at 5 %, that the mean is at most the threshold."""
+        return self.p < 1 - CONFIDENCE
 
     def __str__(self) -> str:
         sign = ">" if self.shown else "not shown to exceed"
         normal = "not tested" if self.shapiro_p is None else f"p = {self.shapiro_p:.2g}"
         return (
-            f"mean {self.mean:.4g} {sign} {self.threshold:g} ({100 * self.confidence:g} % lower limit {self.low:.4g}):"
+            f"mean {self.mean:.4g} {sign} {self.threshold:g} (95 % lower limit {self.low:.4g}):"
             f" t({self.n - 1}) = {self.t:.3g}, p = {self.p:.2g}; Shapiro {normal}, Wilcoxon p = {self.wilcoxon_p:.2g}"
         )
 
 
-def exceeds(values: ArrayLike, threshold: float, confidence: float = 0.95) -> Exceedance:
+def exceeds(values: ArrayLike, threshold: float) -> Exceedance:
     """Test whether the mean over seeds exceeds a threshold: a one-sided t-test, with two checks beside it.
 
-    The t-test assumes values that are about normal, which matters with few of them. Shapiro and Wilk's test looks for
-    a contradiction (few values rarely show one), Wilcoxon's signed-rank test does without the assumption.
+    The t-test assumes values that are about normal, which Shapiro and Wilk's test may contradict; Wilcoxon's
+    signed-rank test does without the assumption.
 
     Args:
         values: Numbers, shape (n,), one a seed, n ≥ 2.
         threshold: The value to exceed, in the unit of the values.
-        confidence: 1 less the significance level.
-
-    Returns:
-        The test; `shown` says whether it shows that the mean exceeds the threshold.
 
     Raises:
-        ValueError: If values are fewer than two, not one-dimensional or not finite, the threshold is not finite, or
-            confidence is not between 0 and 1.
+        ValueError: As `mean_interval`; a single value, or a threshold that is not finite.
 
     Example:
         >>> exceeds([0.981, 0.979, 0.983], 0.98).shown
         False
     """
-    _check_confidence(confidence)
     if not isfinite(threshold):
         raise ValueError(f"threshold = {threshold}: must be a finite number")
-    interval = mean_interval(values, confidence)  # checks the values
+    mean = mean_interval(values).mean  # checks the values
     x = as_array(values).astype(np.float64)
     if x.size < 2:
         raise ValueError("a single value says nothing about the spread: a test needs two seeds or more")
@@ -412,13 +371,13 @@ def exceeds(values: ArrayLike, threshold: float, confidence: float = 0.95) -> Ex
     if np.ptp(x) == 0 or error == 0:  # the limit of ever less spread
         t = 0.0 if above[0] == 0 else float(np.copysign(inf, above[0]))
         shapiro = None
-        low = interval.mean
+        low = mean
     else:
         t = float(above.mean() / error)
         shapiro = float(stats.shapiro((x - x.min()) / np.ptp(x)).pvalue) if x.size >= 3 else None
-        low = interval.mean - float(special.stdtrit(x.size - 1, confidence)) * error
+        low = mean - float(special.stdtrit(x.size - 1, CONFIDENCE)) * error
     p = float(stats.t.sf(t, x.size - 1))
-    return Exceedance(float(threshold), interval.mean, low, x.size, confidence, t, p, shapiro, _signed_rank_p(above))
+    return Exceedance(float(threshold), mean, low, x.size, t, p, shapiro, _signed_rank_p(above))
 
 
 def _signed_rank_p(differences: np.ndarray) -> float:
@@ -442,13 +401,11 @@ def rank_correlation(frame: pd.DataFrame, a: str, b: str, by: str = "seed") -> n
 
     Args:
         frame: Long-format results, one row a training.
-        a: Name of a column of numbers.
-        b: Name of another.
+        a, b: Names of two columns of numbers. Infinite values count as the largest.
         by: Column that tells the groups apart.
 
     Returns:
-        Correlations (groups,), in the order of the groups' names; 0 where one of the columns is constant, since
-        then it says nothing of a trend. Infinite values count as the largest.
+        Correlations (groups,), in the order of the groups' names; 0 where one of the columns is constant.
 
     Raises:
         ValueError: If a group has fewer than 3 rows, or a value is NaN.
@@ -469,25 +426,23 @@ def rank_correlation(frame: pd.DataFrame, a: str, b: str, by: str = "seed") -> n
 
 def pearson_table(
     data: pd.DataFrame | Mapping[str, ArrayLike],
-    rows: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    confidence: float = CONFIDENCE,
 ) -> pd.DataFrame:
     """Return Pearson's and Spearman's correlation of each row variable with each column variable, with intervals.
 
     The intervals are those of Fisher's z: atanh r is about normal with standard error 1/√(n − 3); for Spearman's ρ,
-    √((1 + ρ²/2) / (n − 3)). They rest on independent observations, so give one row a training: repeated
-    measurements of one training are not.
+    √((1 + ρ²/2) / (n − 3)). They rest on independent observations: one value a training.
 
     Args:
-        data: Numbers by variable name, each (n,), n ≥ 4: one value a training.
-        rows: Variables to correlate; all by default.
-        columns: Variables to correlate them with; all by default.
+        data: Numbers by variable name, each (n,), n ≥ 4.
+        rows, columns: Variables to correlate with each other.
         confidence: Coverage of each single interval, between 0 and 1. Of many intervals, some miss.
 
     Returns:
         One line for each pair, indexed by (row, column), with the columns n, r, r_low, r_high, rho, rho_low and
-        rho_high. `table["r"].unstack()` makes a matrix of it, in alphabetical order.
+        rho_high.
 
     Raises:
         ValueError: If a variable is unknown, not (n,) with n ≥ 4, constant, or not finite; the message names it.
@@ -500,10 +455,10 @@ def pearson_table(
         >>> table.round(2).to_dict("records")[0]["r"]
         -0.91
     """
-    _check_confidence(confidence)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, as in 0.95, got {confidence}")
     frame = pd.DataFrame({name: _variable(name, data[name]) for name in data})
-    chosen = [list(frame) if names is None else list(names) for names in (rows, columns)]
-    for name in [name for names in chosen for name in names]:
+    for name in (*rows, *columns):
         if name not in frame:
             raise ValueError(f"unknown variable {name!r}; there are {', '.join(map(repr, frame))}")
         if frame[name].nunique() < 2:
@@ -512,8 +467,8 @@ def pearson_table(
     pearson, spearman = frame.corr(), frame.corr("spearman")
     width = float(special.ndtri((1 + confidence) / 2)) / sqrt(n - 3)
     lines = {}
-    for row in chosen[0]:
-        for column in chosen[1]:
+    for row in rows:
+        for column in columns:
             r, rho = (min(max(float(m.loc[row, column]), -1.0), 1.0) for m in (pearson, spearman))
             limits = [*_fisher(r, width), *_fisher(rho, width * sqrt(1 + rho**2 / 2))]
             lines[row, column] = [n, r, *limits[:2], rho, *limits[2:]]
@@ -563,8 +518,3 @@ def _one_dimensional(values: np.ndarray) -> np.ndarray:
     if values.size == 0:
         raise ValueError("values are empty: an interval needs at least one seed")
     return values
-
-
-def _check_confidence(confidence: float) -> None:
-    if not (isfinite(confidence) and 0 < confidence < 1):
-        raise ValueError(f"confidence must lie between 0 and 1, as in 0.95, got {confidence}")

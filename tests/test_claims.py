@@ -158,20 +158,20 @@ def test_any_list_of_numbers_will_do(measured):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"measured": []}, ValueError, r"'learns': measured must have shape \(seeds,\), one value a seed, got \(0,\)"),
-        ({"measured": [[1.0]]}, ValueError, r"got \(1, 1\)"),
-        ({"measured": None}, ValueError, r"got \(\)"),
+        ({"measured": []}, ValueError, "'learns': values are empty"),
         (
-            {"measured": [1.0, np.nan, np.inf]},
+            {"measured": [[1.0]]},
             ValueError,
-            "2 of 3 measured values are NaN or infinite: decide what a div",
+            r"'learns': values must be one-dimensional, one a seed, got shape \(1, 1\)",
         ),
+        ({"measured": None}, TypeError, "measured must be numbers, got object"),
+        ({"measured": [1.0, np.nan, np.inf]}, ValueError, "'learns': 2 of 3 values are NaN or infinite: .* a diverged"),
         ({"measured": ["a", "b"]}, TypeError, "measured must be numbers"),
         ({"measured": [True, False]}, TypeError, "got bool; of booleans, kind='share'"),
         (
             {"measured": [1, 0, 1], "kind": "share"},
             TypeError,
-            "a share needs booleans, one a seed, got int64: compare first",
+            "'learns': successes must be booleans, one a seed, got int64: compare first",
         ),
         (
             {"measured": [0.5, 1.5], "kind": "correlation"},

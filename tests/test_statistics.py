@@ -1,7 +1,6 @@
 """labutils.statistics against scipy's own intervals and tests, closed forms and coverage simulations."""
 
 import warnings
-from dataclasses import FrozenInstanceError
 from itertools import permutations, product
 from math import inf, sqrt
 
@@ -32,44 +31,29 @@ from labutils.statistics import (
 numbers = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
 
 
-@given(values=numbers, confidence=st.floats(0.5, 0.999))
-def test_mean_interval_equals_scipys_one_sample_t(values, confidence):
+@given(values=numbers)
+def test_mean_interval_equals_scipys_one_sample_t(values):
     if values.std() < 1e-6 * max(1.0, np.abs(values).max()):
         return  # scipy warns of cancellation there; identical values have their own test
-    ours = mean_interval(values, confidence)
-    reference = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    ours = mean_interval(values)
+    reference = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     scale = np.abs(values).max()
     assert ours.mean == pytest.approx(values.mean())
     assert ours.low == pytest.approx(reference.low, rel=1e-9, abs=1e-9 * scale)
     assert ours.high == pytest.approx(reference.high, rel=1e-9, abs=1e-9 * scale)
-    assert ours.n == values.size
-    assert ours.confidence == confidence
-
-
-def test_mean_interval_of_two_values_in_closed_form():
-    # With one degree of freedom t is Cauchy: the quantile at 1 - a/2 is tan(pi (1 - a) / 2).
-    ours = mean_interval([0.0, 2.0], 0.9)
-    half = np.tan(np.pi * 0.9 / 2) * sqrt(2.0) / sqrt(2.0)
-    assert ours.mean == 1.0
-    assert (ours.low, ours.high) == pytest.approx((1 - half, 1 + half))
-
-
-@given(values=numbers, shift=st.floats(-1e3, 1e3), scale=st.floats(0.1, 10))
-def test_mean_interval_moves_and_scales_with_its_values(values, shift, scale):
-    plain, moved = mean_interval(values), mean_interval(scale * values + shift)
-    size = 1e-9 * (1 + scale * np.abs(values).max() + abs(shift))
-    for end in ("mean", "low", "high"):
-        assert getattr(moved, end) == pytest.approx(scale * getattr(plain, end) + shift, rel=1e-9, abs=size)
+    assert (ours.n, ours.confidence) == (values.size, 0.95)
 
 
 @pytest.mark.parametrize("kind", ["mean", "correlation", "ratio"])
 @pytest.mark.parametrize("value", [0.1, 0.7, 1.0])  # three times 0.1 has the mean 0.10000000000000002
 def test_identical_values_give_an_interval_of_no_width(kind, value):
-    assert INTERVALS[kind]([value] * 3) == Interval(value, value, value, 3, 0.95)
+    assert INTERVALS[kind]([value] * 3) == Interval(value, value, value, 3)
 
 
 def test_a_single_value_says_nothing_about_the_spread():
-    assert mean_interval([3.0]) == Interval(3.0, -inf, inf, 1, 0.95)
+    assert mean_interval([3.0]) == Interval(3.0, -inf, inf, 1)
+    assert correlation_interval([0.3]) == Interval(pytest.approx(0.3), -1, 1, 1)
+    assert ratio_interval([3.0]) == Interval(pytest.approx(3.0), 0, inf, 1)
 
 
 def test_float32_is_averaged_in_double_precision():
@@ -77,23 +61,11 @@ def test_float32_is_averaged_in_double_precision():
     assert mean_interval(values).mean == pytest.approx(float(np.float32(0.1)), rel=1e-12)
 
 
-def test_mean_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    intervals = [mean_interval(rng.normal(2.0, 3.0, size=5), 0.8) for _ in range(2000)]
-    covered = sum(i.low <= 2.0 <= i.high for i in intervals)
-    assert stats.binomtest(covered, 2000, 0.8).pvalue > 1e-4
-
-
 @pytest.mark.parametrize("values", [[0.99, 0.96, 0.999], [0.0, 0.2, 0.1], [1.3, -0.2, 0.4], [0.5, 0.5, 0.5]])
 def test_fraction_interval_is_the_possible_part_of_the_t_interval(values):
     ours, usual = fraction_interval(values), mean_interval(values)
     assert (ours.mean, ours.n) == (usual.mean, usual.n)
     assert (ours.low, ours.high) == (max(usual.low, 0), min(usual.high, 1))
-
-
-def test_fraction_interval_refuses_what_is_no_fraction():
-    with pytest.raises(ValueError, match=r"between 0 and 1, but their mean is 1\.5"):
-        fraction_interval([1.0, 2.0])
 
 
 @given(n=st.integers(1, 60), data=st.data())
@@ -112,12 +84,6 @@ def test_share_interval_solves_the_clopper_pearson_equations(n, data):
         assert stats.binom.cdf(hits, n, ours.high) == pytest.approx(0.025, rel=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 3, 6])
-def test_share_interval_of_unanimous_outcomes_in_closed_form(n):
-    assert share_interval([True] * n).low == pytest.approx(0.025 ** (1 / n))
-    assert share_interval([False] * n).high == pytest.approx(1 - 0.025 ** (1 / n))
-
-
 def test_six_agreeing_outcomes_are_the_fewest_that_leave_out_one_half():
     assert share_interval([True] * 5).low < 0.5 < share_interval([True] * 6).low
 
@@ -131,22 +97,6 @@ def test_tensors_are_values_too(dtype):
     assert seeds_needed(values, 0.4) == seeds_needed([0.25, 0.5, 0.75], 0.4)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_share_interval_covers_at_least_as_often_as_it_says(share):
-    n = 12  # exactly, by summing over all outcomes
-    coverage = 0.0
-    for hits in range(n + 1):
-        interval = share_interval(np.arange(n) < hits)
-        coverage += stats.binom.pmf(hits, n, share) * (interval.low <= share <= interval.high)
-    assert coverage >= 0.95
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused(bad):
-    with pytest.raises(ValueError, match=r"1 of 3 values are NaN or infinite.*diverged"):
-        mean_interval([1.0, bad, 2.0])
-
-
 @pytest.mark.parametrize("function", [mean_interval, share_interval])
 def test_bad_shapes_are_refused(function):
     with pytest.raises(ValueError, match="empty"):
@@ -155,13 +105,6 @@ def test_bad_shapes_are_refused(function):
         function(np.ones((2, 2), dtype=bool))
     with pytest.raises(ValueError, match=r"one-dimensional.*\(\)"):
         function(np.True_)
-
-
-@pytest.mark.parametrize("function", [mean_interval, share_interval])
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95, -0.1, np.nan])
-def test_bad_confidence_is_refused(function, confidence):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        function(np.array([True, False]), confidence)
 
 
 @pytest.mark.parametrize("values", [[1, 0, 1], [0.5, 0.2]])
@@ -173,22 +116,17 @@ def test_outcomes_must_be_booleans(values):
 @pytest.mark.parametrize(
     ("interval", "text"),
     [
-        (Interval(0.4193, 0.3127, 0.5259, 8, 0.95), "0.42 [0.31, 0.53], n = 8"),
-        (Interval(0.99871, 0.99849, 0.99893, 5, 0.95), "0.99871 [0.99849, 0.99893], n = 5"),
-        (Interval(1523.4, 1210.2, 1836.6, 4, 0.95), "1523 [1210, 1837], n = 4"),
-        (Interval(-0.001, -0.4, 0.398, 4, 0.95), "0.00 [-0.40, 0.40], n = 4"),
-        (Interval(3.0, 3.0, 3.0, 5, 0.95), "3 [3, 3], n = 5"),
-        (Interval(2.0, -inf, inf, 1, 0.95), "2 [-inf, inf], n = 1"),
-        (Interval(4.21e-8, 3.1e-8, 5.3e-8, 3, 0.95), "4.21e-08 [3.1e-08, 5.3e-08], n = 3"),
+        (Interval(0.4193, 0.3127, 0.5259, 8), "0.42 [0.31, 0.53], n = 8"),
+        (Interval(0.99871, 0.99849, 0.99893, 5), "0.99871 [0.99849, 0.99893], n = 5"),
+        (Interval(1523.4, 1210.2, 1836.6, 4), "1523 [1210, 1837], n = 4"),
+        (Interval(-0.001, -0.4, 0.398, 4), "0.00 [-0.40, 0.40], n = 4"),
+        (Interval(3.0, 3.0, 3.0, 5), "3 [3, 3], n = 5"),
+        (Interval(2.0, -inf, inf, 1), "2 [-inf, inf], n = 1"),
+        (Interval(4.21e-8, 3.1e-8, 5.3e-8, 3), "4.21e-08 [3.1e-08, 5.3e-08], n = 3"),
     ],
 )
 def test_an_interval_prints_the_digits_that_it_knows(interval, text):
     assert str(interval) == text
-
-
-def test_an_interval_cannot_be_changed():
-    with pytest.raises(FrozenInstanceError):
-        mean_interval([1.0, 2.0]).mean = 5.0
 
 
 # --- Correlations and ratios, one a seed --------------------------------------------------------------------------
@@ -227,25 +165,21 @@ def test_ratio_interval_is_students_on_logarithms(x):
     assert (inverse.low * ours.high, inverse.mean * ours.mean) == pytest.approx((1, 1)) or ours.high == inf
 
 
-def test_correlation_and_ratio_intervals_cover_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    z, ratios, observed = 0, 0, 0
+def test_intervals_cover_as_often_as_they_say():
+    rng, covered = np.random.default_rng(0), np.zeros(4)
     for _ in range(1500):
-        found = correlation_interval(np.tanh(rng.normal(0.9, 0.4, size=6)), 0.9)
-        z += found.low <= np.tanh(0.9) <= found.high
-        found = ratio_interval(np.exp(rng.normal(0.5, 2.0, size=5)), 0.9)
-        ratios += found.low <= np.exp(0.5) <= found.high
         x = rng.normal(size=(8, 50))  # eight seeds, each with the correlation of 50 pairs
         y = 0.6 * x + 0.8 * rng.normal(size=x.shape)
-        found = correlation_interval([np.corrcoef(*pair)[0, 1] for pair in zip(x, y, strict=True)], 0.9)
-        observed += found.low <= 0.6 <= found.high
-    for covered in (z, ratios, observed):
-        assert stats.binomtest(covered, 1500, 0.9).pvalue > 1e-3
-
-
-def test_a_single_correlation_or_ratio_says_nothing_about_the_spread():
-    assert correlation_interval([0.3]) == Interval(pytest.approx(0.3), -1, 1, 1, 0.95)
-    assert ratio_interval([3.0]) == Interval(pytest.approx(3.0), 0, inf, 1, 0.95)
+        observed = [np.corrcoef(*pair)[0, 1] for pair in zip(x, y, strict=True)]
+        cases = (
+            (mean_interval(rng.normal(2.0, 3.0, size=5)), 2.0),
+            (correlation_interval(np.tanh(rng.normal(0.9, 0.4, size=6))), np.tanh(0.9)),
+            (ratio_interval(np.exp(rng.normal(0.5, 2.0, size=5))), np.exp(0.5)),
+            (correlation_interval(observed), 0.6),
+        )
+        covered += [found.low <= truth <= found.high for found, truth in cases]
+    for count in covered:
+        assert stats.binomtest(int(count), 1500, 0.95).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -256,13 +190,16 @@ def test_a_single_correlation_or_ratio_says_nothing_about_the_spread():
         (correlation_interval, [0.5, np.nan], "1 of 2 values are NaN"),
         (ratio_interval, [0.5, 0.0], "positive, got 0.0"),
         (ratio_interval, [0.5, -2.0], "positive, got -2.0"),
-        (ratio_interval, [0.5, np.nan], "1 of 2 values are NaN"),
         (ratio_interval, [0.5, inf], "1 of 2 values are NaN or infinite"),
         (ratio_interval, [], "empty"),
         (correlation_interval, [[0.5]], "one-dimensional"),
+        (mean_interval, [1.0, -inf, 2.0], "1 of 3 values are NaN or infinite.*diverged"),
+        (fraction_interval, [1.0, 2.0], r"between 0 and 1, but their mean is 1\.5"),
+        (pair_effects, np.diag([1.0, 1.0, np.nan])[[1, 2, 0]], "1 pairs have NaN"),
+        *((pair_effects, np.zeros(shape), "3 seeds or more") for shape in ((2, 2), (3, 4), (9,), (3, 3, 3))),
     ],
 )
-def test_correlation_and_ratio_intervals_refuse(function, values, message):
+def test_what_is_refused(function, values, message):
     with pytest.raises(ValueError, match=message):
         function(values)
 
@@ -370,19 +307,6 @@ def test_intervals_of_pair_effects_cover_where_those_of_pairs_do_not():
     assert naive / 1000 < 0.85
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (3, 4), (9,), (3, 3, 3)])
-def test_pair_effects_need_a_square_matrix_of_three(shape):
-    with pytest.raises(ValueError, match="3 seeds or more, got shape"):
-        pair_effects(np.zeros(shape))
-
-
-def test_pair_effects_need_finite_values():
-    values = np.zeros((3, 3))
-    values[0, 1] = np.nan
-    with pytest.raises(ValueError, match="1 pairs have NaN"):
-        pair_effects(values)
-
-
 # --- Exceeding a threshold ----------------------------------------------------------------------------------------
 
 
@@ -409,22 +333,11 @@ def test_the_signed_rank_test_counts_all_signs(n, seed, steps):
     assert ours == pytest.approx(np.mean(np.array(sums) >= ranks[d > 0].sum()))
 
 
-@pytest.mark.parametrize("n", [5, 10, 30])
-def test_the_signed_rank_test_equals_scipys_where_that_is_exact(n):
+@pytest.mark.parametrize(("n", "method"), [(5, "exact"), (30, "exact"), (80, "asymptotic")])
+def test_the_signed_rank_test_equals_scipys(n, method):
     x = np.random.default_rng(n).normal(0.3, 1, size=n)
-    expected = stats.wilcoxon(x, alternative="greater", method="exact").pvalue
+    expected = stats.wilcoxon(x, alternative="greater", method=method).pvalue
     assert exceeds(x, 0.0).wilcoxon_p == pytest.approx(expected)
-
-
-def test_many_values_get_the_normal_signed_rank_test():
-    x = np.random.default_rng(0).normal(0.1, 1, size=80)
-    expected = stats.wilcoxon(x, alternative="greater", method="asymptotic").pvalue
-    assert exceeds(x, 0.0).wilcoxon_p == pytest.approx(expected)
-
-
-def test_four_values_never_convince_the_signed_rank_test_five_may():
-    assert exceeds([1.0, 2.0, 3.0, 4.0], 0.0).wilcoxon_p == 1 / 16
-    assert exceeds([1.0, 2.0, 3.0, 4.0, 5.0], 0.0).wilcoxon_p == 1 / 32
 
 
 @pytest.mark.parametrize(
@@ -463,8 +376,6 @@ def test_exceeds_rejects_as_rarely_as_it_says():
 def test_exceeds_refuses(values, threshold, message):
     with pytest.raises(ValueError, match=message):
         exceeds(values, threshold)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        exceeds([1.0, 2.0], 0.0, confidence=95)
 
 
 # --- Correlations -------------------------------------------------------------------------------------------------
@@ -493,24 +404,13 @@ def test_pearson_table_equals_scipy(n, seed, confidence):
         assert line.n == n
 
 
-def test_pearson_table_of_all_variables_makes_a_symmetric_matrix():
-    rng = np.random.default_rng(0)
-    data = pd.DataFrame(rng.normal(size=(9, 3)), columns=["b", "c", "a"])
-    matrix = pearson_table(data)["r"].unstack()
-    np.testing.assert_allclose(matrix, matrix.T)
-    np.testing.assert_allclose(matrix.loc[["b", "c", "a"], ["b", "c", "a"]], data.corr())
-
-
-@pytest.mark.parametrize("method", ["r", "rho"])
-def test_intervals_for_correlations_cover_as_often_as_they_say(method):
-    rng = np.random.default_rng(0)
-    truth = 0.6 if method == "r" else 6 / np.pi * np.arcsin(0.6 / 2)
-    covered = 0
+def test_intervals_for_correlations_cover_as_often_as_they_say():
+    rng, truths, covered = np.random.default_rng(0), {"r": 0.6, "rho": 6 / np.pi * np.arcsin(0.6 / 2)}, np.zeros(2)
     for _ in range(600):
         x = rng.normal(size=20)
         line = pearson_table({"x": x, "y": 0.6 * x + 0.8 * rng.normal(size=20)}, ["x"], ["y"]).iloc[0]
-        covered += line[f"{method}_low"] <= truth <= line[f"{method}_high"]
-    assert 0.92 < covered / 600 < 0.98
+        covered += [line[f"{name}_low"] <= truth <= line[f"{name}_high"] for name, truth in truths.items()]
+    assert ((covered / 600 > 0.92) & (covered / 600 < 0.98)).all()
 
 
 @pytest.mark.parametrize(
@@ -519,15 +419,15 @@ def test_intervals_for_correlations_cover_as_often_as_they_say(method):
         ({"a": [1, 2, 3]}, {}, r"'a' must be \(n,\) with 4 values or more"),
         ({"a": [[1, 2], [3, 4]]}, {}, r"'a' must be"),
         ({"a": [1, 2, 3, np.nan]}, {}, "'a' has 1 NaN or infinite"),
-        ({"a": [1, 2, 3, 4], "lr": [5, 5, 5, 5]}, {}, "'lr' is constant"),
-        ({"a": [1, 2, 3, 4]}, {"rows": ["b"]}, "unknown variable 'b'; there are 'a'"),
+        ({"a": [1, 2, 3, 4], "lr": [5, 5, 5, 5]}, {"columns": ["lr"]}, "'lr' is constant"),
+        ({"a": [1, 2, 3, 4]}, {"columns": ["b"]}, "unknown variable 'b'; there are 'a'"),
         ({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4, 5]}, {}, "same length"),
         ({"a": [1, 2, 3, 4]}, {"confidence": 95}, "between 0 and 1"),
     ],
 )
 def test_pearson_table_refuses(data, options, message):
     with pytest.raises(ValueError, match=message):
-        pearson_table(data, **options)
+        pearson_table(data, **{"rows": ["a"], "columns": ["a"]} | options)
 
 
 def test_a_constant_variable_that_is_not_asked_for_does_not_matter():
