@@ -15,27 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "Activation", "backpropagate", "central_differences", "relative_residual"]
-
 Loss = Literal["squared_error", "mse", "cross_entropy"]
 
-
-class Activation(NamedTuple):
-    """An elementwise function and its derivative; `layer` holds its settings, such as a slope.
-
-    Attributes:
-        function: (layer, z) -> a = f(z).
-        derivative: (layer, z, a) -> f′(z), from z or from a, whichever is easier; at a kink, autograd's choice.
-    """
-
-    function: Callable[[Any, Tensor], Tensor]
-    derivative: Callable[[Any, Tensor, Tensor], Tensor]
+_NUMBERS = 2**20  # entries of a parameter's copies that are held at once
 
 
 def _gelu_derivative(layer: nn.GELU, z: Tensor, a: Tensor) -> Tensor:
@@ -49,32 +37,18 @@ def _gelu_derivative(layer: nn.GELU, z: Tensor, a: Tensor) -> Tensor:
     return (1 + t) / 2 + z * (1 - t.square()) * slope / 2
 
 
-def _softplus_derivative(layer: nn.Softplus, z: Tensor, a: Tensor) -> Tensor:
-    return torch.where(layer.beta * z > layer.threshold, 1.0, torch.sigmoid(layer.beta * z))
-
-
-ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Identity: Activation(lambda layer, z: z, lambda layer, z, a: torch.ones_like(z)),
-    nn.Tanh: Activation(
-        lambda layer, z: torch.tanh(z),
-        lambda layer, z, a: (1 - a) * (1 + a),  # 1 − a², without cancellation near a = ±1
-    ),
-    nn.Sigmoid: Activation(lambda layer, z: torch.sigmoid(z), lambda layer, z, a: a * (1 - a)),
-    nn.ReLU: Activation(lambda layer, z: torch.relu(z), lambda layer, z, a: torch.sign(a)),
-    nn.LeakyReLU: Activation(
-        lambda layer, z: F.leaky_relu(z, layer.negative_slope),
-        lambda layer, z, a: torch.where(z > 0, torch.ones_like(z), layer.negative_slope),
-    ),
-    nn.Softplus: Activation(
-        lambda layer, z: F.softplus(z, layer.beta, layer.threshold),
-        _softplus_derivative,
-    ),
-    nn.GELU: Activation(
-        lambda layer, z: F.gelu(z, approximate=layer.approximate),
-        _gelu_derivative,
-    ),
+Derivative = Callable[[Any, Tensor, Tensor], Tensor]
+ACTIVATIONS: dict[type[nn.Module], Derivative] = {
+    nn.Identity: lambda layer, z, a: torch.ones_like(z),
+    nn.Tanh: lambda layer, z, a: (1 - a) * (1 + a),  # 1 − a², without cancellation near a = ±1
+    nn.Sigmoid: lambda layer, z, a: a * (1 - a),
+    nn.ReLU: lambda layer, z, a: torch.sign(a),
+    nn.LeakyReLU: lambda layer, z, a: torch.where(z > 0, torch.ones_like(z), layer.negative_slope),
+    nn.Softplus: lambda layer, z, a: torch.where(layer.beta * z > layer.threshold, 1.0, torch.sigmoid(layer.beta * z)),
+    nn.GELU: _gelu_derivative,
 }
-"""The activations that `backpropagate` knows, by their type in `torch.nn`."""
+"""The derivatives f′(z) of the activations that `backpropagate` knows, as functions (layer, z, a) of z or of a = f(z),
+whichever is easier; the layer holds settings such as a slope. At a kink, autograd's choice."""
 
 
 @torch.no_grad()
@@ -85,12 +59,11 @@ def backpropagate(
 
     Args:
         model: an `nn.Sequential` (nested ones too) of `nn.Linear`, `nn.Flatten` and the activations in
-            `ACTIVATIONS`, with or without one on the output. Nothing in it changes, `.grad` included.
+            `ACTIVATIONS`. Nothing in it changes, `.grad` included.
         x: inputs (N, features), or (N, ...) where the model flattens first; of the model's dtype.
         y: targets (N, outputs), or labels (N,) int64, which the squared errors take as one-hot targets.
         loss: "squared_error", summed over the outputs as in the formulas above; "mse", its mean over the outputs; or
-            "cross_entropy" of a softmax over the outputs, with labels. Each is averaged over the batch, so that
-            "mse" and "cross_entropy" are those of `training.fit`.
+            "cross_entropy" of a softmax over the outputs, with labels. Each is averaged over the batch.
 
     Returns:
         The loss, a tensor of shape (), and {parameter name: gradient}, named and ordered as in
@@ -131,7 +104,7 @@ def backpropagate(
             if i > first:  # nobody asks for ∂L/∂x
                 delta = delta @ layer.weight  # W[l]ᵀ δ[l]
         elif type(layer) in ACTIVATIONS:
-            delta *= ACTIVATIONS[type(layer)].derivative(layer, below, above)  # ⊙ f′(z[l])
+            delta *= ACTIVATIONS[type(layer)](layer, below, above)  # ⊙ f′(z[l])
     return value, {name: gradients[p] for p, name in names.items()}
 
 
@@ -141,13 +114,11 @@ def central_differences(
 ) -> dict[str, Tensor]:
     """Approximate the gradient by every weight and bias: (L(θ + ε) − L(θ − ε)) / 2ε, one weight at a time.
 
-    The error has a part that shrinks with ε (truncation, ~ε²) and one that grows (rounding, ~1/ε times the
-    precision of the dtype), so that some ε between is best: about 1e-5 in float64; float32 is too coarse to check
-    a gradient with.
+    The error has a part that shrinks with ε (truncation, ~ε²) and one that grows (rounding, ~1/ε times the precision of
+    the dtype): about 1e-5 is best in float64; float32 is too coarse to check a gradient with.
 
     Args:
-        model: any network that `torch.func.vmap` can take; its forward runs 2 × (number of parameters) times,
-            many at once.
+        model: any network that `torch.func.vmap` can take.
         x: inputs, as the model takes them.
         y: targets or labels, see `backpropagate`.
         loss: "squared_error", "mse" or "cross_entropy", see `backpropagate`.
@@ -171,32 +142,25 @@ def central_differences(
     parameters = dict(model.named_parameters())
     gradients = {}
     for name, p in parameters.items():
+        entries = torch.arange(p.numel(), device=p.device)
 
-        def loss_of(value: Tensor, name: str = name) -> Tensor:
-            outputs = torch.func.functional_call(model, parameters | {name: value}, (x,))
-            return _loss_and_slope(outputs, y, loss)[0]
-
-        differences = []
-        for copies, moved, at in _copies(p):
+        def slope(entry: Tensor, name: str = name, p: Tensor = p, entries: Tensor = entries) -> Tensor:
             losses = []
             for step in (eps, -eps):
-                moved.copy_(at + step)
-                losses.append(torch.func.vmap(loss_of)(copies))
-            differences.append((losses[0] - losses[1]) / (2 * eps))
-        gradients[name] = torch.cat(differences).view(p.shape)
+                moved = torch.where((entries == entry).view_as(p), p + step, p)
+                outputs = torch.func.functional_call(model, parameters | {name: moved}, (x,))
+                losses.append(_loss_and_slope(outputs, y, loss)[0])
+            return (losses[0] - losses[1]) / (2 * eps)
+
+        at_once = max(1, _NUMBERS // p.numel())
+        gradients[name] = torch.func.vmap(slope, chunk_size=at_once)(entries).view(p.shape)
     return gradients
 
 
 def relative_residual(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖ / (‖a‖ + ‖b‖): 0 for equal tensors, 1 for opposite ones, whatever their scale.
+    """‖a − b‖ / (‖a‖ + ‖b‖) of tensors of one shape: 0 for equal ones, 1 for opposite ones, whatever their scale.
 
-    Args:
-        a: a tensor of any shape.
-        b: a tensor of the same shape.
-
-    Returns:
-        The residual, between 0 and 1; 0 if both are zero. If one holds NaN or infinite values, inf, so that no check
-        of a gradient passes.
+    It is 0 if both are zero, and inf if one holds NaN or infinite values, so that no check of a gradient passes.
 
     Raises:
         ValueError: the shapes differ.
@@ -235,7 +199,7 @@ def _forward(name: str, layer: nn.Module, a: Tensor) -> Tensor:
     # Exact types: a subclass may compute something else.
     kind = type(layer)
     if kind in ACTIVATIONS:
-        return ACTIVATIONS[kind].function(layer, a)
+        return layer.forward(a.clone() if getattr(layer, "inplace", False) else a)  # the backward pass needs a
     if kind is nn.Linear:
         if a.ndim != 2 or a.shape[1] != layer.in_features or a.dtype != layer.weight.dtype:
             raise ValueError(
@@ -284,14 +248,3 @@ def _loss_and_slope(outputs: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Ten
 
 def _accumulate(gradients: dict[nn.Parameter, Tensor], p: nn.Parameter, gradient: Tensor) -> None:
     gradients[p] = gradients[p] + gradient if p in gradients else gradient
-
-
-def _copies(p: Tensor, numbers: int = 2**20) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of copies of p, (k, *p.shape); a view of the one entry in each that is to be moved; its value, (k,)."""
-    chunk = min(max(1, numbers // p.numel()), p.numel())
-    copies, flat = p.expand(chunk, *p.shape).clone(), p.flatten()
-    for start in range(0, p.numel(), chunk):
-        at = flat[start : start + chunk]
-        moved = copies.view(chunk, -1)[: len(at), start : start + chunk].diagonal()
-        yield copies[: len(at)], moved, at
-        moved.copy_(at)

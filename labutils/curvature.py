@@ -1,8 +1,7 @@
 """Curvature: gradients and Hessians of a network's loss, exact where it is small, by products where it is large.
 
 A Hessian is asked for as `hessian(loss, network)`, where `loss` says how the loss comes from a network:
-`lambda network: F.mse_loss(network(x), y)`. Whatever can be written so, has its curvature here. Parameters are
-flattened in the order of `network.parameters()`, as in a `Stack`.
+`lambda network: F.mse_loss(network(x), y)`. Parameters are flattened in the order of `network.parameters()`.
 
 Second derivatives amplify rounding: for eigenvalues near zero, use float64 networks and data (`network.double()`).
 They are taken by all parameters, frozen ones (`requires_grad_(False)`) included, which the gradient norm and the two
@@ -15,7 +14,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +41,7 @@ Models = nn.Module | Sequence[nn.Module]
 """One network, or several of one architecture."""
 
 _BATCH = 1000  # examples whose gradients are taken at once
+_DAMPING = 1e-2  # of Levenberg and Marquardt at first, relative to the largest diagonal entry of JᵀJ
 _DENSE = 40  # parameters up to which the whole Hessian takes no more products than Lanczos
 _POWER = 6  # steps of the power method that find the scale of a Hessian
 _PRODUCTS = 32  # Hessian-vector products at once: more of them leave the cache
@@ -77,7 +77,8 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
             norms = gradient_norm(stack, x, y, loss)
         return float(norms[0]) if isinstance(models, nn.Module) else norms
     total = torch.zeros_like(models.gradients)
-    for xb, yb in _batches(x.to(models.device, models.dtype), y.to(models.device)):
+    x, y = x.to(models.device, models.dtype), y.to(models.device)
+    for xb, yb in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
         models.backward(xb, yb, loss)
         total += models.gradients * (len(xb) / len(x))
     return total.norm(dim=1).double().cpu().numpy()
@@ -132,8 +133,7 @@ def gauss_newton(models: Models, x: Tensor) -> Tensor:
     """Compute the Gauss–Newton matrix of the mean squared error, 2 JᵀJ / (N · outputs).
 
     J holds the derivatives of all outputs by all parameters. The Hessian is this plus the residuals times the second
-    derivatives of the outputs: the two agree where the residuals vanish. JᵀJ has no negative eigenvalues, whatever
-    the point.
+    derivatives of the outputs; JᵀJ alone has no negative eigenvalues.
 
     Args:
         models: a network with P parameters, or K of one architecture.
@@ -141,9 +141,6 @@ def gauss_newton(models: Models, x: Tensor) -> Tensor:
 
     Returns:
         The matrix (P, P), or (K, P, P).
-
-    Raises:
-        ValueError: networks that differ.
 
     Source:
         Nocedal and Wright (2006), Numerical Optimization, section 10.3.
@@ -160,13 +157,7 @@ def gauss_newton(models: Models, x: Tensor) -> Tensor:
 
 
 def eigenvalues(matrix: Tensor) -> np.ndarray:
-    """Compute the eigenvalues of a Hessian, or of many, in ascending order.
-
-    Args:
-        matrix: symmetric, (P, P) or (K, P, P).
-
-    Returns:
-        The eigenvalues (P,) or (K, P), float64.
+    """Compute the eigenvalues (P,) of a Hessian (P, P), or (K, P) of many (K, P, P), in ascending order and float64.
 
     Raises:
         ValueError: a matrix that is not square, not real, not symmetric, or holds a value that is not finite.
@@ -215,8 +206,7 @@ def spectrum_shares(eigenvalues: ArrayLike, rtol: float = 1e-10) -> SpectrumShar
 
     Args:
         eigenvalues: (P,), or (K, P) for K spectra.
-        rtol: an eigenvalue within rtol times the spectrum's largest ``|λ|`` counts as zero. The default leaves a
-            thousand times the rounding of a float64 Hessian; 1e-4 does for float32.
+        rtol: an eigenvalue within rtol times the spectrum's largest ``|λ|`` counts as zero; 1e-4 does for float32.
 
     Returns:
         The three shares, each a number, or an array (K,).
@@ -243,18 +233,15 @@ def spectrum_shares(eigenvalues: ArrayLike, rtol: float = 1e-10) -> SpectrumShar
 def hessian_operator(loss: Loss, model: nn.Module) -> LinearOperator:
     """Return the Hessian of a network too large for a matrix, as an operator that multiplies vectors.
 
-    One product costs about as much as two gradients (Pearlmutter 1994): the gradient's own graph is built once, and
-    differentiated again in the direction of each vector.
+    One product costs about as much as two gradients: the gradient's own graph is built once, and differentiated again
+    in the direction of each vector.
 
     Args:
         loss: how the loss comes from a network, see `Loss`.
         model: a network with P parameters. Products are of its present weights, in its floating-point type.
 
     Returns:
-        A (P, P) operator for numpy arrays, as `scipy.sparse.linalg` takes them.
-
-    Raises:
-        ValueError: a loss that `hessian` refuses.
+        A (P, P) operator for numpy arrays.
 
     Source:
         Pearlmutter (1994), Neural Computation 6, 147-160.
@@ -279,12 +266,7 @@ def hessian_operator(loss: Loss, model: nn.Module) -> LinearOperator:
 
 
 class Extremes(NamedTuple):
-    """Both ends of a spectrum.
-
-    Attributes:
-        lowest: (k,) the least eigenvalues, ascending.
-        highest: (k,) the greatest ones, ascending.
-    """
+    """Both ends of a spectrum: the least eigenvalues (k,) and the greatest (k,), each ascending."""
 
     lowest: np.ndarray
     highest: np.ndarray
@@ -299,9 +281,6 @@ def extreme_eigenvalues(loss: Loss, model: nn.Module, k: int = 1, *, tol: float 
         k: eigenvalues at each end, below P.
         tol: error that is allowed, relative to the largest ``|λ|``.
         seed: seed of the vector to begin with.
-
-    Returns:
-        The k lowest and the k highest eigenvalues.
 
     Raises:
         ValueError: k is not between 1 and P − 1, the Hessian is not finite, or a loss that `hessian` refuses.
@@ -351,9 +330,6 @@ def hessian_trace(loss: Loss, model: nn.Module, samples: int = 30, *, seed: int 
     Returns:
         The estimate with its 95 % interval.
 
-    Raises:
-        ValueError: fewer than two samples.
-
     Source:
         Hutchinson (1990), Communications in Statistics 19, 433-450.
 
@@ -379,9 +355,8 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
         model: a network with outputs (N, outputs).
         x: examples (N, ...).
         y: labels (N,), for cross-entropy, or targets (N, outputs), for the squared error averaged over outputs.
-            Only the loss needs them.
         of: "loss"; "logits", the outputs as the network gives them; or "probabilities", their softmax, which the
-            notebooks take as a classifier's output. For a network that ends in an `nn.Softmax`, its outputs are these.
+            notebooks take as a classifier's output. A network that ends in an `nn.Softmax` gives these already.
 
     Returns:
         The mean norm, per unit of the (normalized) input.
@@ -404,7 +379,7 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
     normalized = isinstance(list(model.modules())[-1], nn.Softmax)
     total = 0.0
     with eval_mode(model), torch.enable_grad():
-        for xb, yb in _batches(x.to(next(model.parameters(), x)), y):
+        for xb, yb in zip(x.to(next(model.parameters(), x)).split(_BATCH), y.split(_BATCH), strict=True):
             xb = xb.detach().requires_grad_()
             outputs = model(xb)
             # The sum over examples gives each example its own gradient: none depends on another's input.
@@ -423,9 +398,8 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
 def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 20) -> float:
     """Compute how far the loss rises, at worst, when every weight may change in proportion to its size.
 
-    The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by projected gradient ascent. The ball is relative:
-    rescaling a layer and its successor so that the network computes the same leaves the result the same. Where the
-    gradient is 0, as at an exact minimum, the ascent starts in a random direction, always the same.
+    The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by projected gradient ascent: a lower bound.
+    Rescaling a layer and its successor leaves it the same. Where the gradient is 0, the ascent starts at random.
 
     Args:
         loss: how the loss comes from a network, see `Loss`.
@@ -434,8 +408,7 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
         steps: steps of the ascent.
 
     Returns:
-        The rise, 0 or more, in units of the loss; a lower bound of the true maximum. Infinite if the ascent meets a
-        loss that is not finite.
+        The rise, 0 or more, in units of the loss; infinite if the ascent meets a loss that is not finite.
 
     Raises:
         ValueError: a radius that is not positive, or no steps; a loss that is not finite, or that `hessian` refuses.
@@ -481,7 +454,6 @@ def minimize_gradient(
     *,
     steps: int,
     lr: float = 1e-3,
-    tolerance: float = 0.0,
     checkpoint: str | Path | None = None,
 ) -> np.ndarray:
     """Train networks on the squared norm of their gradient, ½ ‖∇L‖², instead of the loss: double backpropagation.
@@ -494,7 +466,6 @@ def minimize_gradient(
         models: K networks of one architecture; their weights change in place.
         steps: steps of Adam.
         lr: its learning rate at first.
-        tolerance: a network rests once its ‖∇L‖ is this small.
         checkpoint: file to continue from, and to save to, see `training.fit`.
 
     Returns:
@@ -502,7 +473,7 @@ def minimize_gradient(
 
     Raises:
         ValueError: no networks, no steps, or a learning rate that is not positive; a loss that `hessian` refuses; a
-            checkpoint that is damaged or belongs to another computation.
+            checkpoint of another computation.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False).double()
@@ -522,11 +493,9 @@ def minimize_gradient(
     at = checkpoints.Values(step=0, norms=torch.empty(len(models), steps + 1, dtype=torch.float64))
 
     def settings() -> dict[str, Any]:
-        how = {"steps": steps, "lr": lr, "tolerance": tolerance, "trainable": family.trainable}
         # A function has no bytes to compare, so its values and gradients stand for it and for its data.
-        networks = [repr(models[0]), *map(type, models[0].modules())]
-        what = {"networks": networks, "initial_weights": started[0], "loss": [loss, *started[1:]]}
-        return {"computation": "curvature.minimize_gradient"} | how | what
+        bound = {"steps": steps, "lr": lr, "initial_weights": started[0], "loss": [loss, *started[1:]]}
+        return {"computation": "curvature.minimize_gradient"} | bound | family.described()
 
     state = {"at": at, "parameters": kept, "optimizer": optimizer, "schedule": schedule}
     with checkpoints.bind(checkpoint, state, settings) as saved:
@@ -537,7 +506,7 @@ def minimize_gradient(
             squares = sum(g.flatten(1).square().sum(1) for g in gradients)
             norms = squares.detach().sqrt()
             at.norms[:, step] = norms
-            resting = ~(norms > tolerance)
+            resting = ~(norms > 0)  # at a point of zero gradient, or diverged
             if step == steps or resting.all():
                 at.norms[:, step:] = at.norms[:, step : step + 1]
                 break
@@ -562,8 +531,6 @@ def levenberg_marquardt(
     y: Tensor,
     *,
     steps: int = 100,
-    damping: float = 1e-2,
-    tolerance: float = 0.0,
     checkpoint: str | Path | None = None,
 ) -> np.ndarray:
     """Train networks on the mean squared error by the Levenberg–Marquardt method, all of them at once.
@@ -576,16 +543,13 @@ def levenberg_marquardt(
         x: examples (N, ...).
         y: targets (N, outputs).
         steps: steps that are tried.
-        damping: μ at first, relative to the largest diagonal entry of JᵀJ.
-        tolerance: a network rests once its ‖∇L‖ is this small.
         checkpoint: file to continue from, and to save to, see `training.fit`.
 
     Returns:
         ‖∇L‖ of each network (K, steps + 1), before each step and at the end.
 
     Raises:
-        ValueError: no networks, no steps, a damping that is not positive, or targets that do not fit; a checkpoint that
-            is damaged or belongs to another computation.
+        ValueError: no networks, no steps, or targets that do not fit; a checkpoint of another computation.
 
     Source:
         Marquardt (1963), SIAM Journal 11, 431-441; Nocedal and Wright (2006), section 10.3.
@@ -597,8 +561,8 @@ def levenberg_marquardt(
         >>> bool(norms[0, -1] < 1e-9), round(line.weight.item(), 6)
         (True, 2.0)
     """
-    if not models or steps < 1 or not damping > 0:
-        raise ValueError(f"{len(models)} models, steps = {steps}, damping = {damping}: all must be positive")
+    if not models or steps < 1:
+        raise ValueError(f"{len(models)} models, steps = {steps}: both must be positive")
     _check_examples(x, y)
     family = _Family(models)
     weights = family.flatten(family.parameters)
@@ -609,13 +573,11 @@ def levenberg_marquardt(
     at.j *= free
     largest = at.j.square().sum(1).amax(1)  # the diagonal of JᵀJ
     largest = torch.where(largest > 0, largest, 1.0)
-    at.mu = damping * largest
+    at.mu = _DAMPING * largest
 
     def settings() -> dict[str, Any]:
-        how = {"steps": steps, "damping": damping, "tolerance": tolerance, "trainable": family.trainable}
-        networks = [repr(models[0]), *map(type, models[0].modules())]
-        what = {"networks": networks, "initial_weights": weights, "buffers": family.buffers, "data": [x, y]}
-        return {"computation": "curvature.levenberg_marquardt"} | how | what
+        bound = {"steps": steps, "initial_weights": weights, "buffers": family.buffers, "data": [x, y]}
+        return {"computation": "curvature.levenberg_marquardt"} | bound | family.described()
 
     with checkpoints.bind(checkpoint, {"at": at}, settings) as saved:
         for step in range(at.step, steps + 1):
@@ -623,12 +585,12 @@ def levenberg_marquardt(
             slope = (at.j.mT @ at.r.unsqueeze(2)).squeeze(2)
             norm = slope.norm(dim=1) * 2 / at.r.shape[1]
             at.norms[:, step] = norm
-            if step == steps or not (norm > tolerance).any():
+            if step == steps or not (norm > 0).any():
                 at.norms[:, step:] = at.norms[:, step : step + 1]
                 break
             candidate = at.weights - _damped_least_squares(at.j, at.r, at.mu)
             new = family.residuals(candidate, x, y)
-            better = (new.square().sum(1) < at.r.square().sum(1)) & (norm > tolerance)
+            better = (new.square().sum(1) < at.r.square().sum(1)) & (norm > 0)
             at.weights = torch.where(better.unsqueeze(1), candidate, at.weights)
             at.r = torch.where(better.unsqueeze(1), new, at.r)
             at.mu = torch.where(better, at.mu / 3, at.mu * 3).clamp(1e-14 * largest, 1e14 * largest)
@@ -673,6 +635,11 @@ class _Family:
         self._own, self._call = list(model.parameters()), functional(model)
         self._names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
 
+    def described(self) -> dict[str, Any]:
+        """Return what a checkpoint is bound to, besides the weights."""
+        first = self.networks[0]
+        return {"networks": [repr(first), *map(type, first.modules())], "trainable": self.trainable}
+
     def apply(self, function: Loss, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> Tensor:
         """Apply a function to the network with the parameters and buffers of one of the K."""
         return self._call(dict(zip(self._names, (*parameters, *buffers), strict=True)), function)
@@ -689,7 +656,6 @@ class _Family:
 
     def losses(self, loss: Loss, parameters: Sequence[Tensor]) -> Tensor:
         """Return the losses (K,) that the networks would have with parameters (K, ...)."""
-
         value = functools.partial(self.apply, functools.partial(_one_number, loss))
         if len(self.networks) == 1:  # without vmap, which not every layer can take
             return value([p[0] for p in parameters], [b[0] for b in self.buffers]).unsqueeze(0)
@@ -773,10 +739,6 @@ def _damped_least_squares(j: Tensor, r: Tensor, mu: Tensor) -> Tensor:
         return (j.mT @ torch.linalg.solve(gram + mu * torch.eye(len(gram[0])).to(j), r)).squeeze(2)
     gram = j.mT @ j
     return torch.linalg.solve(gram + mu * torch.eye(len(gram[0])).to(j), j.mT @ r).squeeze(2)
-
-
-def _batches(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(x.split(_BATCH), y.split(_BATCH), strict=True)
 
 
 def _check_examples(x: Tensor, y: Tensor) -> None:

@@ -102,16 +102,14 @@ def curves(
 ) -> Line2D:
     """Draw repeated runs as one line, with a band for how far the runs differ.
 
-    The band "range" (the default) goes from the lowest to the highest run around the median, which hides no run and
-    holds on any scale. "interval" is the mean with the 95 % t interval for the mean; on a logarithmic axis, the
-    geometric mean with the interval of the logarithms (so set the scale first). None draws the median alone.
+    The band "range" (the default) goes from the lowest to the highest run around the median. "interval" is the mean
+    with its 95 % t interval; on a logarithmic axis, the geometric mean with the interval of the logarithms (so set the
+    scale first). None draws the median alone.
 
-    A run that diverged, with a value missing (NaN or infinite) where others have one or at the last point, is left
-    out of line and band throughout, and the label says how many were: a line over survivors would jump where one
-    drops out. Points at which no run has a value were not evaluated and are passed over.
-
-    Up to 15 points get markers. More than 1,000 are drawn as 500 slices, each with the median of the line and the
-    extremes of the band in it: finer than a pixel, noise would cover the other lines.
+    A run that diverged, with a value missing (NaN or infinite) where others have one or at the last point, is left out
+    of line and band throughout, and the label says how many were: a line over survivors would jump where one drops out.
+    Points at which no run has a value are passed over. Up to 15 points get markers; more than 1,000 are drawn as 500
+    slices, each with the median of the line and the extremes of the band.
 
     Args:
         ax: Where to draw.
@@ -122,9 +120,6 @@ def curves(
         band: "range", "interval" or None.
         linestyle: As in matplotlib, such as "--".
         shade: How strongly the band is colored, from 0 (not at all) to 1.
-
-    Returns:
-        The line.
 
     Raises:
         ValueError: If the shapes do not match, the band is unknown, or a value is not positive where its logarithm
@@ -182,12 +177,12 @@ def curves(
 def label_lines(*axes: Axes, note: bool = True) -> None:
     """Write each line's label beside its right end, moved up or down where labels would overlap.
 
-    Where a line ends left of another's end, its label stands right of both, with a leader. Logarithmic axes get the
-    ticks of `log_ticks`. Call it last, when scale, limits and title are set. A second call replaces the labels of the
-    first. Lines whose label begins with an underscore (matplotlib's way of saying none) are passed over.
+    Where a line ends left of another's end, its label stands right of both, with a leader. Call it last, when scale,
+    limits and title are set; a second call replaces the labels of the first. Lines whose label begins with an
+    underscore (matplotlib's way of saying none) are passed over.
 
     Args:
-        *axes: The axes of a figure; all in one call, since the layout is then settled once for all.
+        *axes: The axes of a figure, all in one call.
         note: Say above the axes what lines and bands drawn by `curves` are.
 
     Example:
@@ -222,8 +217,9 @@ def _label(ax: Axes, lines: Sequence[Line2D]) -> None:
     figure = ax.figure.canvas.figure
     point = figure.dpi / 72
     frame = ax.get_window_extent()
-    ends = np.array([_right_end(line, frame) for line in lines])
-    farthest = max(_farthest(line, frame) for line in lines)
+    shown = [_on_paper(line, frame) for line in lines]
+    ends = np.array([points[-1] if len(points) else frame.max for points in shown])  # diverged runs went up
+    farthest = max(points[:, 0].max(initial=frame.x0) for points in shown)
     size = mpl.rcParams["font.size"]
     narrow = frame.width < 0.6 * figure.bbox.width
     texts = [_wrapped(str(line.get_label())) if narrow else str(line.get_label()) for line in lines]
@@ -255,13 +251,8 @@ def _label(ax: Axes, lines: Sequence[Line2D]) -> None:
 def log_ticks(*axes: Axes) -> None:
     """Label logarithmic axes also between the powers of ten where they span less than three decades.
 
-    Matplotlib labels the powers alone as soon as there are two of them, which leaves a reader little to go by. Here
-    the ticks are at 1-2-5, at 1-3 where these would touch, or closer where they are too few, and large numbers are
-    written as 20k and 5M. Linear axes and those of three decades and more stay as they are. Call it when limits are
-    set; `label_lines` does so.
-
-    Args:
-        *axes: The axes of a figure, all in one call.
+    The ticks are at 1-2-5, at 1-3 where these would touch, or closer where they are too few, and large numbers are
+    written as 20k and 5M. Call it when limits are set, for all axes of a figure at once; `label_lines` does so.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -301,11 +292,8 @@ def reference(ax: Axes, label: str, *, x: float | None = None, y: float | None =
         ax: The axes.
         label: What the line marks, in a word or two.
         x: Position of a vertical line; the label stands right of it.
-        y: Position of a horizontal line; the label stands above it.
+        y: Position of a horizontal line; the label stands above it. One of x and y is given.
         at: Where along the line the label ends, from 0 (bottom, left) to 1 (top, right).
-
-    Raises:
-        ValueError: If not exactly one of x and y is given.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -367,20 +355,11 @@ def _slices(
     return *np.array(medians), np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
 
 
-def _right_end(line: Line2D, frame: Bbox) -> np.ndarray:
-    """Return where a line ends on paper (pixels), kept within the frame; the top right corner if it has no points."""
+def _on_paper(line: Line2D, frame: Bbox) -> np.ndarray:
+    """Return where a line's points lie on paper (pixels), kept within the frame; not those without a place."""
     xy = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
-    xy = line.get_transform().transform(xy)
-    xy = xy[np.isfinite(xy).all(axis=1)]
-    end = xy[-1] if len(xy) else frame.max  # without points the runs diverged: they went up
-    return np.clip(end, frame.min, frame.max)
-
-
-def _farthest(line: Line2D, frame: Bbox) -> float:
-    """Return how far to the right on paper (pixels) a line goes, kept within the frame."""
-    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-    shown = line.get_transform().transform(np.column_stack([x, y])[np.isfinite(x) & np.isfinite(y)])
-    return float(np.clip(shown[:, 0].max(initial=frame.x0), frame.x0, frame.x1))
+    shown = line.get_transform().transform(xy[np.isfinite(xy).all(axis=1)])
+    return np.clip(shown[np.isfinite(shown).all(axis=1)], frame.min, frame.max)
 
 
 def _wrapped(label: str) -> str:

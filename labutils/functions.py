@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def sinc(x: Tensor) -> Tensor:
-    """Return sin(5πx) / (5πx), with its limit 1 at x = 0 (same shape as `x`).
+    """Return sin(5πx) / (5πx), with its limit 1 at x = 0.
 
     Example:
         >>> sinc(torch.tensor([0.0, 0.2]))[0].item()
@@ -20,9 +20,7 @@ def sinc(x: Tensor) -> Tensor:
 
 
 def sign_sine(x: Tensor) -> Tensor:
-    """Return sgn(sin(5πx)), a square wave that is 0 at its jumps, the multiples of 0.2 (same shape as `x`).
-
-    As 0.2 is no binary fraction, x counts as a jump if it is one up to rounding.
+    """Return sgn(sin(5πx)), a square wave that is 0 at its jumps, the multiples of 0.2 up to rounding.
 
     Example:
         >>> sign_sine(torch.tensor([0.1, 0.2, 0.3]))
@@ -36,7 +34,7 @@ def sign_sine(x: Tensor) -> Tensor:
 
 
 def quadratic(x: Tensor) -> Tensor:
-    """Return x² (same shape as `x`).
+    """Return x².
 
     Example:
         >>> quadratic(torch.tensor([1.5]))
@@ -53,13 +51,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def sample(name: str, n: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Sample a named function on an even grid that includes both ends.
-
-    Args:
-        name: "sinc", "sign_sine" or "quadratic".
-        n: number of points, at least 2.
-        low: left end of the interval.
-        high: right end of the interval, above `low`.
+    """Sample "sinc", "sign_sine" or "quadratic" on an even grid of n ≥ 2 points from low to high, both ends included.
 
     Returns:
         x and y, each (n, 1) float32, ready for `training.fit`.

@@ -38,9 +38,6 @@ def grid(low: float, high: float, count: int) -> np.ndarray:
         high: last position, at least 1.
         count: points of the even grid, 2 or more; 0 and 1 are added where it leaves them out.
 
-    Returns:
-        The positions, ascending.
-
     Raises:
         ValueError: 0 or 1 lies outside, or fewer than two points.
 
@@ -58,8 +55,8 @@ def grid(low: float, high: float, count: int) -> np.ndarray:
 def interpolate(model_a: nn.Module, model_b: nn.Module, alphas: ArrayLike) -> list[nn.Module]:
     """Build the networks on the line through two others, θ(α) = (1 − α) θ_a + α θ_b.
 
-    Buffers that are floating-point, such as the running means of batch normalization, are interpolated as well
-    (running variances are kept from falling below 0 beyond the ends); others are the nearer network's.
+    Floating-point buffers, such as batch normalization's means, are interpolated as well (variances are kept from
+    falling below 0); others are the nearer network's.
 
     Args:
         model_a: the network at α = 0.
@@ -137,17 +134,14 @@ def barrier(alphas: ArrayLike, losses: ArrayLike) -> float | np.ndarray:
 def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: bool = False) -> nn.Module:
     """Permute a network's hidden units so that they match another's; what it computes stays the same.
 
-    Units are matched by the correlation of their activations over examples, layer by layer; the best assignment of
-    all units of a layer is a linear assignment problem.
+    Units are matched by the correlation of their activations over examples, layer by layer, as a linear assignment.
 
     Args:
         model: an `nn.Sequential` of dense and convolutional layers, elementwise activations, max-pooling and
             `Flatten`; after the last dense layer, anything.
         reference: the network to match, of the same architecture.
-        x: examples (N, ...) to compare activations on; a few hundred will do. Units that are constant on them, such
-            as a ReLU that never fires, cannot be told apart and may come out in any order.
-        signs: let a unit change its sign, too, where the activation is odd (tanh): its weights in and out are both
-            multiplied by −1.
+        x: examples (N, ...) to compare activations on; units that are constant on them may come out in any order.
+        signs: let a unit change its sign, too, where the activation is odd (tanh).
 
     Returns:
         A new network with permuted units.
@@ -160,13 +154,8 @@ def match_units(model: nn.Module, reference: nn.Module, x: Tensor, *, signs: boo
 
     Example:
         >>> from labutils import models
-        >>> network, x = models.mlp((3, 5, 2), "tanh"), torch.randn(50, 3)
-        >>> shuffled = copy.deepcopy(network)
-        >>> order = torch.tensor([4, 2, 0, 1, 3])
-        >>> _ = shuffled[1].weight.data.copy_(network[1].weight[order])
-        >>> _ = shuffled[1].bias.data.copy_(network[1].bias[order])
-        >>> _ = shuffled[3].weight.data.copy_(network[3].weight[:, order])
-        >>> torch.equal(match_units(shuffled, network, x)[1].weight, network[1].weight)
+        >>> a, b, x = models.mlp((3, 5, 2), seed=0), models.mlp((3, 5, 2), seed=1), torch.randn(50, 3)
+        >>> torch.allclose(match_units(a, b, x)(x), a(x), atol=1e-6)
         True
     """
     if repr(model) != repr(reference) or type(model) is not nn.Sequential or type(reference) is not nn.Sequential:
@@ -227,12 +216,10 @@ class PathPCA(NamedTuple):
 def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
     """Find the directions along which a path of weights moves most: principal components of its points.
 
-    The points are centered. There are far fewer points than weights, so that the components come from the small
-    matrix of the points' inner products, in float64; no P × P matrix is formed.
+    There are far fewer points than weights, so that they come from the points' inner products, in float64.
 
     Args:
-        weights: (C, P) points of one path, or (K, C, P) of K paths, which then share one projection. The initial
-            point should be among them.
+        weights: (C, P) points of one path, or (K, C, P) of K paths, which then share one projection.
         components: directions q.
 
     Returns:
@@ -287,17 +274,10 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
 
 
 def columns(model: nn.Module, layer: str) -> slice:
-    """Find the place of a layer's parameters among the flattened weights.
-
-    Args:
-        model: the network.
-        layer: the layer's name, such as "5" in an `nn.Sequential`.
-
-    Returns:
-        The columns of the layer in weights (..., P).
+    """Find the columns of a layer's parameters, such as of "5" in an `nn.Sequential`, in flattened weights (..., P).
 
     Raises:
-        ValueError: no layer of this name has parameters (the message lists those that have).
+        ValueError: no layer of this name has parameters.
 
     Example:
         >>> columns(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), "2")
@@ -314,19 +294,11 @@ def columns(model: nn.Module, layer: str) -> slice:
 
 
 def filter_normalized_directions(model: nn.Module, count: int = 2, *, seed: int = 0) -> Tensor:
-    """Draw random directions in which every filter has the size that it has in the network.
+    """Draw random directions (count, P) in which every filter has the size that it has in the network.
 
     A filter is what leads to one unit: a row of a dense layer, a channel of a convolution. Without the
     normalization, a network with large weights would look flatter than one with small weights that computes the same.
     Biases and other vectors do not move.
-
-    Args:
-        model: the network, with P parameters.
-        count: directions.
-        seed: seed of the draw.
-
-    Returns:
-        Directions (count, P).
 
     Source:
         Li et al. (2018), Visualizing the loss landscape of neural nets, section 4.
@@ -387,9 +359,6 @@ def loss_surface(
         loss: "cross_entropy" or "mse".
         device: where to compute.
         progress: whether to show a bar; None shows one where somebody watches.
-
-    Returns:
-        The surface.
 
     Raises:
         ValueError: directions or origin do not fit the network, or positions are not finite.

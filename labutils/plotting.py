@@ -1,20 +1,8 @@
 """Figures for a page that is read on a phone as often as on a desk.
 
 They are few inches wide, with labels beside the lines instead of a legend, in colors that survive color blindness, and
-never color alone. What is one line of matplotlib stays matplotlib.
-
-Whole figures are drawn from long-format frames, as `training.sweep` returns them (one row a seed and epoch): `lines`
-with bands over seeds, `points`, `heatmaps` and `forest` (estimates with intervals, beside reported ones):
-
-    >>> import pandas as pd
-    >>> rows = [
-    ...     {"lr": lr, "seed": seed, "epoch": epoch, "loss": (1 + seed / 9) * (1 - lr) ** epoch}
-    ...     for lr in (0.1, 0.3) for seed in range(3) for epoch in range(5)
-    ... ]
-    >>> figure, ax = lines(pd.DataFrame(rows), x="epoch", y="loss", hue="lr", log=["loss"])
-    >>> [text.get_text() for text in ax.texts]  # at the lines' ends
-    ['lr 0.1', 'lr 0.3']
-    >>> plt.close(figure)
+never color alone. Whole figures are drawn from long-format frames, as `training.sweep` returns them (one row a seed
+and epoch). What is one line of matplotlib stays matplotlib.
 """
 
 from __future__ import annotations
@@ -111,18 +99,12 @@ def panels(
 
 
 def panel_each(titles: Iterable[str], *, columns: int = 2, **options: Any) -> tuple[Figure, dict[str, Axes]]:
-    """Return a figure with one titled panel for each of the titles, row by row.
+    """Return a figure with one titled panel for each of the titles, row by row, and its axes by title.
 
     Args:
-        titles: Titles of the panels, all different.
+        titles: Titles of the panels, one or more, all different.
         columns: Panels in a row; a single title gets a single panel.
         **options: Passed on to `panels`, such as `height=2.5`.
-
-    Returns:
-        The figure, and the axes by title, in the given order.
-
-    Raises:
-        ValueError: If there is no title, or one occurs twice.
 
     Example:
         >>> figure, axes = panel_each(["x²", "sinc", "square wave"])
@@ -142,13 +124,8 @@ def panel_each(titles: Iterable[str], *, columns: int = 2, **options: Any) -> tu
 def colors(values: Iterable[Any]) -> dict[Any, Any]:
     """Return a color for each value, to be used in all figures in which the values mean the same.
 
-    Numbers get a scale from dark to light, so that color tells their order; names the seven colors of the house.
-
-    Args:
-        values: Names or numbers; repetitions do not count.
-
-    Returns:
-        Value to color; numbers in rising order, names in the given one.
+    Numbers, sorted, get a scale from dark to light, so that color tells their order; names the seven colors of the
+    house.
 
     Raises:
         ValueError: If there are more than seven names, which nobody tells apart by color.
@@ -208,8 +185,7 @@ def lines(
         by both (name, value).
 
     Raises:
-        ValueError: If a column is missing, or a unit has several values for one point of a line: then something else
-            varies that needs a hue, style or col, or `frame.query` to choose.
+        ValueError: If a column is missing, or something varies on a line that needs a hue, style or col.
 
     Example:
         >>> frame = pd.DataFrame({"epoch": [0, 1] * 2, "loss": [2, 1, 3, 2], "network": ["a", "a", "b", "b"]})
@@ -261,9 +237,9 @@ def points(
     palette: Mapping[Any, Any] | None = None,
     **options: Any,
 ) -> tuple[Figure, Any]:
-    """Draw a long-format frame as points, one a row, with a legend below the figure.
+    """Draw a long-format frame as points, one a row, with a legend below the figure; arguments as in `lines`.
 
-    The arguments are those of `lines`; style means markers. Without it, the values of hue have a marker each, too.
+    Style means markers; without it, the values of hue have a marker each, too.
 
     Example:
         >>> frame = pd.DataFrame({"sharpness": [1, 2, 4], "gap": [0.1, 0.3, 0.2], "batch": [10, 10, 100]})
@@ -303,23 +279,20 @@ def heatmaps(
     mark: bool = False,
     **options: Any,
 ) -> tuple[Figure, dict[str, Axes]]:
-    """Draw tables as heatmaps, a panel each, on one scale with one color bar.
+    """Draw tables as heatmaps, a panel each by its title, on one scale with one color bar.
+
+    Counts (integers) are written in full, other numbers with two decimals, as .25 where 0.25 would be small; cells too
+    small for a 6-point font stay empty. Where names would overlap, they are turned or thinned out.
 
     Args:
-        tables: Title to table, as `frame.pivot` makes it: names of rows and columns label the cells, the names of index
-            and columns the axes.
+        tables: Title to table, as `frame.pivot` makes it: names of rows and columns label the cells, the names of
+            index and columns the axes.
         label: What the colors mean, with its unit.
         signed: The numbers have a sign that matters: a diverging map, white at 0.
         limits: Values at the two ends of the scale; by default from the least to the greatest number of all tables.
         annotate: Write the numbers into the cells where they fit.
         mark: Draw a square around the greatest number of each row; the squares are the first of the axes' `lines`.
         **options: As in `panel_each`, such as `columns=3` or `height=3.2`.
-
-    Returns:
-        The figure, and its axes by title.
-
-    Raises:
-        ValueError: If there is no table.
 
     Example:
         >>> table = pd.DataFrame([[1.0, -0.5], [-0.5, 1.0]], index=["a", "b"], columns=["a", "b"])
@@ -335,8 +308,7 @@ def heatmaps(
         limits = (-largest, largest) if signed else (float(np.nanmin(every)), float(np.nanmax(every)))
     for title, table in tables.items():
         ax = axes[title]
-        _draw_cells(ax, np.asarray(table), table.columns, table.index, annotate, limits, signed=signed)
-        ax.set(xlabel=table.columns.name or "column", ylabel=table.index.name or "row")
+        _draw_cells(ax, table, annotate, limits, signed=signed)
     bar = figure.colorbar(ax.get_images()[0], ax=list(axes.values()), label=label, shrink=0.9, aspect=25)
     bar.outline.set_visible(False)
     _fit_heatmaps(figure)
@@ -346,57 +318,24 @@ def heatmaps(
     return figure, axes
 
 
-def heatmap(
-    ax: Axes,
-    matrix: ArrayLike,
-    xlabels: Sequence[object],
-    ylabels: Sequence[object],
-    label: str,
-    *,
-    annotate: bool = True,
-    limits: tuple[float, float] | None = None,
-) -> Colorbar:
-    """Draw a matrix as colored cells with a color bar and, where they fit, the numbers.
+def heatmap(ax: Axes, table: pd.DataFrame, label: str) -> Colorbar:
+    """Draw a table as colored cells with a color bar of its own; label says what the colors mean, with the unit.
 
-    Counts (integers) are written in full, other numbers with two decimals, as .25 where 0.25 would be small; cells
-    too small for a 6-point font stay empty. A further heatmap in a figure takes room from those before it, whose
-    numbers are then fitted anew. A missing value (NaN) is a gray cell. Where names would overlap, they are turned or
-    thinned out. The axes' labels are the caller's.
-
-    Args:
-        ax: Where to draw.
-        matrix: Shape (rows, columns).
-        xlabels: Names of the columns.
-        ylabels: Names of the rows, from the top.
-        label: What the colors mean, with its unit.
-        annotate: Write the numbers into the cells.
-        limits: Values of the darkest and the brightest color; by default the least and the greatest value.
-
-    Returns:
-        The color bar.
-
-    Raises:
-        ValueError: If the matrix is not 2-D, empty, or the names are not one a row and column.
+    A further heatmap in a figure takes room from those before it, whose numbers are then fitted anew.
 
     Example:
         >>> figure, ax = plt.subplots()
-        >>> bar = heatmap(ax, [[8, 1], [0, 9]], ["cat", "dog"], ["cat", "dog"], "images")
+        >>> bar = heatmap(ax, pd.DataFrame([[8, 1], [0, 9]], ["cat", "dog"], ["cat", "dog"]), "images")
         >>> [text.get_text() for text in ax.texts]
         ['8', '1', '0', '9']
         >>> plt.close(figure)
     """
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"matrix must have shape (rows, columns), got {matrix.shape}")
-    if matrix.shape != (len(ylabels), len(xlabels)):
-        raise ValueError(
-            f"a matrix of shape {matrix.shape} needs as many ylabels and xlabels, got {len(ylabels)} and {len(xlabels)}"
-        )
-    image = _draw_cells(ax, matrix, xlabels, ylabels, annotate, limits)
+    image = _draw_cells(ax, table, annotate=True, limits=None)
     # Within the axes' own room: a bar as high as the matrix.
     bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0, 0.06, 1)), label=label)
     bar.outline.set_visible(False)
-    bar.locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=np.issubdtype(matrix.dtype, np.integer))
+    counts = np.issubdtype(image.get_array().dtype, np.integer)
+    bar.locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=counts)
     if isinstance(engine := ax.figure.canvas.figure.get_layout_engine(), ConstrainedLayoutEngine):
         engine.set(w_pad=0.15)  # inches: the bar's label keeps off the next panel's
     _fit_heatmaps(ax.figure.canvas.figure)
@@ -413,9 +352,6 @@ def forest(
         table: Columns mean, low and high, from the top; the index names the rows, and its name the axis.
         reported: A further column, drawn as crosses.
         names: What dots and crosses are, written above the axes.
-
-    Raises:
-        ValueError: If a column is missing.
 
     Example:
         >>> figure, ax = plt.subplots()
@@ -438,23 +374,17 @@ def forest(
     write_note(ax, note)
 
 
-def image_grid(
-    images: ArrayLike, titles: Sequence[str] | None = None, columns: int = 10, *, dataset: Any = None
-) -> Figure:
+def image_grid(images: ArrayLike, titles: Sequence[str], columns: int = 10, *, dataset: Any = None) -> Figure:
     """Return a figure of small images, each with its title above it.
 
     Args:
-        images: Shape (n, channels, height, width) with 1 or 3 channels, or (n, height, width); values in [0, 1].
-        titles: One a picture, such as its class. Without, give the figure a `suptitle`.
+        images: Shape (n, 1 or 3 channels, height, width); values in [0, 1].
+        titles: One a picture, such as its class.
         columns: Pictures in a row.
-        dataset: The data set that the images come from, to undo its normalization with its `mean` and `std`, shape
-            (channels,).
-
-    Returns:
-        The figure.
+        dataset: The data set that the images come from, to undo its normalization.
 
     Raises:
-        ValueError: If the shape is none of the above, the titles are not one a picture, or values leave [0, 1].
+        ValueError: If the shape is another, the titles are not one a picture, or values leave [0, 1].
 
     Example:
         >>> figure = image_grid(np.zeros((3, 1, 8, 8)), ["0", "1", "2"])
@@ -463,13 +393,9 @@ def image_grid(
         >>> plt.close(figure)
     """
     images = np.asarray(images, dtype=np.float64)
-    if images.ndim == 3:
-        images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(
-            f"images must have shape (n, 1 or 3 channels, height, width) or (n, height, width), got {images.shape}"
-        )
-    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"images must have shape (n, 1 or 3 channels, height, width), got {images.shape}")
+    if len(titles) != len(images):
         raise ValueError(f"there are {len(images)} images but {len(titles)} titles: give one a picture")
     if dataset is not None:
         mean, std = (np.reshape(np.asarray(value), (-1, 1, 1)) for value in (dataset.mean, dataset.std))
@@ -483,18 +409,17 @@ def image_grid(
     columns = min(columns, len(images))
     rows = ceil(len(images) / columns)
     cell = min(WIDTH / columns, 1.6)
-    lines = [line for title in titles or [] for line in title.split("\n")]
-    title_height = 0.2 * (1 + max(title.count("\n") for title in titles)) if titles else 0.05
-    size = max(6.0, min(9.0, 72 * cell / (0.6 * max(map(len, lines), default=1))))
+    title_height = 0.2 * (1 + max(title.count("\n") for title in titles))
+    longest = max(len(line) for title in titles for line in title.split("\n"))
+    size = max(6.0, min(9.0, 72 * cell / (0.6 * max(longest, 1))))
     height = rows * (cell * images.shape[2] / images.shape[3] + title_height)
     figure = plt.figure(figsize=(cell * columns, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    for index, image in enumerate(np.clip(images, 0, 1).transpose(0, 2, 3, 1)):
+    for index, (image, title) in enumerate(zip(np.clip(images, 0, 1).transpose(0, 2, 3, 1), titles, strict=True)):
         ax = figure.add_subplot(rows, columns, index + 1)
         ax.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
         ax.axis("off")
-        if titles is not None:
-            ax.set_title(titles[index], fontsize=size, fontweight="normal", loc="center", pad=2)
+        ax.set_title(title, fontsize=size, fontweight="normal", loc="center", pad=2)
     return figure
 
 
@@ -589,24 +514,19 @@ def _check_columns(frame: pd.DataFrame, *names: str | None) -> None:
 
 
 def _draw_cells(
-    ax: Axes,
-    matrix: np.ndarray,
-    xlabels: Iterable[object],
-    ylabels: Iterable[object],
-    annotate: bool,
-    limits: tuple[float, float] | None,
-    *,
-    signed: bool = False,
+    ax: Axes, table: pd.DataFrame, annotate: bool, limits: tuple[float, float] | None, *, signed: bool = False
 ) -> AxesImage:
-    """Draw a matrix as cells, with empty texts for their numbers."""
+    """Draw a table as cells, with empty texts for their numbers, and its names; a missing value is a gray cell."""
+    matrix = np.asarray(table)
     low, high = limits or (None, None)
     cmap = mpl.colormaps[DIVERGING if signed else mpl.rcParams["image.cmap"]].with_extremes(bad="#CCCCCC")
     image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, gid=_HEATMAP)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    for axis, names in ((ax.xaxis, xlabels), (ax.yaxis, ylabels)):
+    for axis, names, other in ((ax.xaxis, table.columns, "column"), (ax.yaxis, table.index, "row")):
         axis.set_ticks(range(len(names)), [f"{name:g}" if isinstance(name, float) else str(name) for name in names])
+        axis.set_label_text(names.name or other)
     if annotate:
         for (i, j), value in np.ndenumerate(matrix):
             color = "black" if contrast(image.cmap(image.norm(value)), "black") > 4.5 else "white"

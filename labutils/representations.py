@@ -1,15 +1,13 @@
 """Representations: what the layers of a network make of the data, and how the loss depends on it.
 
-Two traps of hand-written hooks are avoided here. A hook that stores a reference finds the layer's output overwritten
-by an in-place activation after it; these hooks copy. And a hook that is not removed keeps working (and filling memory)
-after an error; these are removed whatever happens.
+The hooks copy a layer's output, which an in-place activation may overwrite, and are removed whatever happens.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +25,10 @@ def extract(
     batch_size: int = 500,
     progress: bool | None = None,
 ) -> dict[str, Tensor]:
-    """Return the outputs of a network's layers for all examples.
-
-    The network runs in eval mode and without gradients; afterwards each of its layers is in the mode that it was in.
+    """Return the outputs of a network's layers for all examples, in eval mode and without gradients.
 
     Args:
-        model: any network that takes one tensor.
+        model: any network that takes one tensor; its layers keep their modes.
         x: (N, ...) examples. They go to the network's device and floating-point type a batch at a time.
         layers: names as in `model.named_modules()`, such as "1" or "encoder.conv1"; None takes every layer that holds
             no other layers and runs.
@@ -73,11 +69,10 @@ def extract_gradients(
     y: Tensor,
     layers: Sequence[str] | None = None,
     *,
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy",
     batch_size: int = 500,
     progress: bool | None = None,
 ) -> dict[str, Tensor]:
-    """Return each example's gradient of its own loss with respect to the layers' outputs.
+    """Return the gradient of each example's cross-entropy with respect to the layers' outputs.
 
     In eval mode no example's loss depends on another example, so the gradient of the batch's summed loss holds every
     example's own gradient as one row. Parameters get no gradients.
@@ -85,19 +80,15 @@ def extract_gradients(
     Args:
         model: any network that takes one tensor and returns (N, outputs).
         x: (N, ...) examples.
-        y: labels (N,) int64, or, for "mse", also targets (N, outputs).
-        layers: as for `extract`.
-        loss: "cross_entropy" on labels, or "mse", the mean over outputs, on targets or one-hot labels: an example's
-            share of the loss in `training.fit`.
-        batch_size: examples in a pass.
-        progress: whether to show a bar; None shows one where somebody watches.
+        y: labels (N,) int64.
+        layers, batch_size, progress: as for `extract`.
 
     Returns:
         Gradients by layer name, with the keys, order and shapes of `extract`. Zeros where the loss does not depend on
         the layer.
 
     Raises:
-        ValueError: as `extract`; labels that do not fit the examples or the outputs; an unknown loss.
+        ValueError: as `extract`; labels that do not fit the examples or the outputs.
 
     Example:
         >>> from labutils import models
@@ -107,8 +98,6 @@ def extract_gradients(
         ((5, 3), None)
     """
     names = _check(model, x, layers, batch_size)
-    if loss not in ("cross_entropy", "mse"):
-        raise ValueError(f"unknown loss {loss!r}; there are 'cross_entropy' and 'mse'")
     if len(y) != len(x):
         raise ValueError(f"{len(x)} examples and {len(y)} labels: give one label for each example")
     kept = _Kept(len(x))
@@ -125,7 +114,7 @@ def extract_gradients(
         for batch in _batches(model, x, batch_size):
             kept.begin(len(batch))
             outputs.clear()
-            value = _summed_loss(model(batch), y[start : start + len(batch)], loss)
+            value = _summed_loss(model(batch), y[start : start + len(batch)])
             gradients = torch.autograd.grad(value, list(outputs.values()), materialize_grads=True) if outputs else ()
             for name, gradient in zip(outputs, gradients, strict=True):
                 kept.add(name, gradient)
@@ -231,22 +220,14 @@ def _hooks(model: nn.Module, layers: dict[str, nn.Module], hook: Any, kept: _Kep
             handle.remove()
 
 
-def _summed_loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return the sum over examples of each one's loss."""
+def _summed_loss(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the sum over examples of each one's cross-entropy."""
     if outputs.dim() != 2:
         raise ValueError(f"the network's output has shape {tuple(outputs.shape)}: (N, outputs) is needed for a loss")
     y = y.to(outputs.device)
-    labels = not y.is_floating_point()
-    if labels and (y.dim() != 1 or y.min() < 0 or y.max() >= outputs.shape[1]):
+    if y.dim() != 1 or y.is_floating_point() or y.min() < 0 or y.max() >= outputs.shape[1]:
         raise ValueError(
-            f"labels must be (N,) from 0 to {outputs.shape[1] - 1}, got shape {tuple(y.shape)} from {int(y.min())} to"
-            f" {int(y.max())}"
+            f"labels must be (N,) int64 from 0 to {outputs.shape[1] - 1}, got shape {tuple(y.shape)} {y.dtype} from"
+            f" {y.min().item()} to {y.max().item()}"
         )
-    if loss == "cross_entropy":
-        if not labels:
-            raise ValueError(f"cross-entropy takes labels (N,) int64, y is {y.dtype}; or use loss='mse'")
-        return F.cross_entropy(outputs, y.long(), reduction="sum")
-    target = F.one_hot(y.long(), outputs.shape[1]) if labels else y
-    if target.shape != outputs.shape:
-        raise ValueError(f"targets of shape {tuple(target.shape)} for outputs of shape {tuple(outputs.shape)}")
-    return (outputs - target).square().mean(1).sum()
+    return F.cross_entropy(outputs, y.long(), reduction="sum")

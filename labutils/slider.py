@@ -79,7 +79,7 @@ def slider(
     start: Any = None,
     format: str = "{:g}",
 ) -> Slider:
-    """Draw a figure at several values, and return a slider over the pictures.
+    """Draw a figure at several values, and return a slider over the pictures, to be shown as the last value of a cell.
 
     It moves by mouse and arrow keys, in Jupyter and on a page without a kernel; printed, it is one picture.
 
@@ -91,9 +91,6 @@ def slider(
         label: what the slider sets, with its unit.
         start: the value that it begins at, one that shows the point without moving; by default the first.
         format: how a value is written, as in `str.format`.
-
-    Returns:
-        What to display, as the last value of a cell.
 
     Raises:
         ValueError: fewer than two values, two that are written alike, a start that is none of them, or pictures that

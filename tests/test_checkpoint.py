@@ -382,12 +382,12 @@ def targets() -> tuple[Tensor, Tensor]:
 def descend(networks: list[nn.Module], **options: Any) -> np.ndarray:
     x, y = targets()
     return curvature.minimize_gradient(
-        lambda network: F.mse_loss(network(x), y), networks, **{"steps": 12, "lr": 0.01, "tolerance": 0.05} | options
+        lambda network: F.mse_loss(network(x), y), networks, **{"steps": 12, "lr": 0.01} | options
     )
 
 
 def marquardt(networks: list[nn.Module], **options: Any) -> np.ndarray:
-    return curvature.levenberg_marquardt(networks, *targets(), **{"steps": 12, "tolerance": 1e-3} | options)
+    return curvature.levenberg_marquardt(networks, *targets(), **{"steps": 12} | options)
 
 
 @pytest.mark.parametrize("method", [descend, marquardt])
@@ -425,10 +425,7 @@ def test_minimizers_continue_where_they_were(method: Callable[..., np.ndarray], 
     [
         (descend, {"steps": 13}, "steps 12, now 13"),
         (descend, {"lr": 0.02}, r"lr 0\.01, now 0\.02"),
-        (descend, {"tolerance": 0.0}, r"tolerance 0\.05, now 0\.0"),
         (marquardt, {"steps": 13}, "steps 12, now 13"),
-        (marquardt, {"damping": 0.5}, r"damping 0\.01, now 0\.5"),
-        (marquardt, {"tolerance": 0.0}, r"tolerance 0\.001, now 0\.0"),
     ],
 )
 def test_minimizers_refuse_another_computations_file(method, change, named, tmp_path: Path) -> None:

@@ -249,13 +249,18 @@ def test_a_step_of_levenberg_marquardt_solves_the_damped_least_squares(case: str
     x, y = points(n)
     networks = awkward(case)
     before = [copy.deepcopy(m).eval() for m in networks]
-    curvature.levenberg_marquardt(networks, x, y, steps=1, damping=0.1)
+    curvature.levenberg_marquardt(networks, x, y, steps=1)
     for old, new in zip(before, networks, strict=True):
         free = [p for p in old.parameters() if p.requires_grad]
         j = derivatives(old(x), free).numpy()
         r = (old(x) - y).detach().flatten().numpy()
-        augmented = np.vstack([j, np.sqrt(0.1 * (j**2).sum(0).max()) * np.eye(j.shape[1])])
+        augmented = np.vstack([j, np.sqrt(0.01 * (j**2).sum(0).max()) * np.eye(j.shape[1])])
         expected = np.linalg.lstsq(augmented, -np.append(r, np.zeros(j.shape[1])))[0]
+        trial = copy.deepcopy(old)
+        free = [p for p in trial.parameters() if p.requires_grad]
+        vector_to_parameters(parameters_to_vector(free).detach() + torch.from_numpy(expected), free)
+        if F.mse_loss(trial(x), y) >= F.mse_loss(old(x), y):  # a step that does not lower the loss is not taken
+            expected = np.zeros_like(expected)
         steps = [(q - p).detach() for p, q in zip(old.parameters(), new.parameters(), strict=True)]
         moved = [step for step, p in zip(steps, old.parameters(), strict=True) if p.requires_grad]
         np.testing.assert_allclose(flat(moved), expected, rtol=1e-8, atol=1e-12)
@@ -579,35 +584,24 @@ def test_levenberg_marquardt_recovers_a_teacher() -> None:
     assert (after < 1e-8 * before).all()
 
 
-def test_networks_that_cannot_move_do_not_stop_the_others() -> None:
+@pytest.mark.parametrize("method", ["gradient", "levenberg_marquardt"])
+def test_networks_that_cannot_move_do_not_stop_the_others(method: str) -> None:
     x, y = points()
+
+    def train(networks: list[nn.Module]) -> np.ndarray:
+        if method == "gradient":
+            return curvature.minimize_gradient(lambda network: F.mse_loss(network(x), y), networks, steps=5)
+        return curvature.levenberg_marquardt(networks, x, y, steps=5)
+
     networks = [models.mlp((3, 4, 2), "relu", bias=False, seed=s).double() for s in range(3)]
     networks[0][1].weight.data.fill_(math.nan)
     for p in networks[1].parameters():
         p.data.fill_(0.0)
     alone, before = copy.deepcopy(networks[2]), copy.deepcopy(networks)
-    norms = curvature.levenberg_marquardt(networks, x, y, steps=5)
+    norms = train(networks)
     np.testing.assert_array_equal(norms[:2], [[math.nan] * 6, [0.0] * 6])
-    np.testing.assert_allclose(norms[2:], curvature.levenberg_marquardt([alone], x, y, steps=5))
+    np.testing.assert_allclose(norms[2:], train([alone]))
     assert torch.equal(flat(networks[1].parameters()), flat(before[1].parameters()))
-
-
-@pytest.mark.parametrize("method", ["gradient", "levenberg_marquardt"])
-def test_a_network_rests_at_its_tolerance_while_others_move(method: str) -> None:
-    x, y = points(outputs=1)
-    networks = [models.mlp((3, 3, 1), "tanh", seed=s).double() for s in range(2)]
-    curvature.levenberg_marquardt(networks[:1], x, y, steps=1000)
-    rested = parameters_to_vector(networks[0].parameters()).detach().clone()
-    moving = parameters_to_vector(networks[1].parameters()).detach().clone()
-    if method == "gradient":
-        loss = lambda network: F.mse_loss(network(x), y)  # noqa: E731
-        norms = curvature.minimize_gradient(loss, networks, steps=5, tolerance=1e-3)
-    else:
-        norms = curvature.levenberg_marquardt(networks, x, y, steps=5, tolerance=1e-3)
-    assert norms[0, 0] <= 1e-3
-    assert torch.equal(parameters_to_vector(networks[0].parameters()), rested)
-    assert not torch.equal(parameters_to_vector(networks[1].parameters()), moving)
-    assert np.allclose(norms[0], norms[0, 0], rtol=1e-9)
 
 
 class Powered(nn.Linear):
@@ -662,7 +656,6 @@ def squared(network: nn.Module) -> Tensor:
         (lambda: curvature.minimize_gradient(squared, [LINE], steps=1, lr=0), "lr = 0"),
         (lambda: curvature.levenberg_marquardt([], X, Y), "0 models"),
         (lambda: curvature.levenberg_marquardt([LINE], X, Y, steps=0), "steps = 0"),
-        (lambda: curvature.levenberg_marquardt([LINE], X, Y, damping=0), "damping = 0"),
         (lambda: curvature.levenberg_marquardt([LINE], X, Y[:2]), "20 examples and 2 labels"),
         (lambda: curvature.levenberg_marquardt([LINE], X, torch.zeros(20, dtype=torch.int64)), "targets must be"),
         (lambda: curvature.levenberg_marquardt([LINE], X, Y[:, :1]), r"targets must be \(20, 2\)"),
