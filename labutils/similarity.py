@@ -29,12 +29,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
-from math import sqrt
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -225,20 +225,11 @@ def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
         >>> target_alignment([[1.0], [1.0], [-1.0], [-1.0]], [3, 3, 8, 8])
         1.0
     """
-    [[features]] = centered([[("x", x)]])
-    labels = as_tensor(y).to(features.x.device)
+    x, labels = as_tensor(x), as_tensor(y)
     if labels.is_floating_point() or labels.is_complex() or labels.dim() != 1:
         raise ValueError(f"y must be labels (n,), whole numbers, got shape {tuple(labels.shape)} {labels.dtype}")
-    if len(labels) != features.n:
-        raise ValueError(f"x has {features.n} examples, y has {len(labels)} labels")
-    _, index, counts = labels.unique(return_inverse=True, return_counts=True)
-    if len(counts) < 2:
-        raise ValueError("y has one class only: alignment with constant labels is undefined")
-    sums = features.x.new_zeros(len(counts), features.x.shape[1]).index_add_(0, index, features.x)
-    share = counts.double() / features.n
-    # ‖YᵀHY‖²_F / n² for one-hot Y: the entries are n_c δ − n_c n_d / n.
-    label_norm = features.n * sqrt((share @ share - 2 * (share**3).sum() + (share @ share) ** 2).item())
-    return min(sum_of_squares(sums) / (sqrt(gram_norm2(features.x)) * label_norm), 1.0)
+    _, index = labels.to(x.device).unique(return_inverse=True)
+    return cka(x, F.one_hot(index).to(x.dtype if x.is_floating_point() else torch.float64))
 
 
 class MinibatchCKA:

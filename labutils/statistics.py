@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95  # coverage of all intervals
 
@@ -298,102 +298,6 @@ def pair_effects(values: ArrayLike) -> np.ndarray:
     k, total = len(v), v.sum()
     without = (total - v.sum(0) - v.sum(1)) / ((k - 1) * (k - 2))
     return k * total / (k * (k - 1)) - (k - 1) * without
-
-
-@dataclass(frozen=True)
-class Exceedance:
-    """Whether a mean lies above a threshold; from `exceeds`.
-
-    Attributes:
-        threshold: The value to exceed.
-        mean: Mean of the values.
-        low: One-sided lower limit: the mean over all seeds lies above it with 95 % confidence.
-        n: Number of values.
-        t: The t statistic.
-        p: p-value of the one-sided t-test, H0: the mean is at most the threshold.
-        shapiro_p: p-value of Shapiro and Wilk's test; H0: the values are normal. None for fewer than 3 values and for
-            equal ones, where there is nothing to test.
-        wilcoxon_p: p-value of the one-sided signed-rank test, H0: the values lie symmetrically around a center of
-            the threshold or less; 1/2ⁿ or more.
-
-    Example:
-        >>> print(exceeds([0.984, 0.983, 0.985, 0.982, 0.984], 0.98))
-        mean 0.9836 > 0.98 (95 % lower limit 0.9825): t(4) = 7.06, p = 0.0011; Shapiro p = 0.81, Wilcoxon p = 0.031
-    """
-
-    threshold: float
-    mean: float
-    low: float
-    n: int
-    t: float
-    p: float
-    shapiro_p: float | None
-    wilcoxon_p: float
-
-    @property
-    def shown(self) -> bool:
-        """Whether the t-test rejects, at 5 %, that the mean is at most the threshold."""
-        return self.p < 1 - CONFIDENCE
-
-    def __str__(self) -> str:
-        sign = ">" if self.shown else "not shown to exceed"
-        normal = "not tested" if self.shapiro_p is None else f"p = {self.shapiro_p:.2g}"
-        return (
-            f"mean {self.mean:.4g} {sign} {self.threshold:g} (95 % lower limit {self.low:.4g}):"
-            f" t({self.n - 1}) = {self.t:.3g}, p = {self.p:.2g}; Shapiro {normal}, Wilcoxon p = {self.wilcoxon_p:.2g}"
-        )
-
-
-def exceeds(values: ArrayLike, threshold: float) -> Exceedance:
-    """Test whether the mean over seeds exceeds a threshold: a one-sided t-test, with two checks beside it.
-
-    The t-test assumes values that are about normal, which Shapiro and Wilk's test may contradict; Wilcoxon's
-    signed-rank test does without the assumption.
-
-    Args:
-        values: Numbers, shape (n,), one a seed, n ≥ 2.
-        threshold: The value to exceed, in the unit of the values.
-
-    Raises:
-        ValueError: As `mean_interval`; a single value, or a threshold that is not finite.
-
-    Example:
-        >>> exceeds([0.981, 0.979, 0.983], 0.98).shown
-        False
-    """
-    if not isfinite(threshold):
-        raise ValueError(f"threshold = {threshold}: must be a finite number")
-    mean = mean_interval(values).mean  # checks the values
-    x = as_array(values).astype(np.float64)
-    if x.size < 2:
-        raise ValueError("a single value says nothing about the spread: a test needs two seeds or more")
-    above, error = x - threshold, float(x.std(ddof=1) / sqrt(x.size))
-    if np.ptp(x) == 0 or error == 0:  # the limit of ever less spread
-        t = 0.0 if above[0] == 0 else float(np.copysign(inf, above[0]))
-        shapiro = None
-        low = mean
-    else:
-        t = float(above.mean() / error)
-        shapiro = float(stats.shapiro((x - x.min()) / np.ptp(x)).pvalue) if x.size >= 3 else None
-        low = mean - float(special.stdtrit(x.size - 1, CONFIDENCE)) * error
-    p = float(stats.t.sf(t, x.size - 1))
-    return Exceedance(float(threshold), mean, low, x.size, t, p, shapiro, _signed_rank_p(above))
-
-
-def _signed_rank_p(differences: np.ndarray) -> float:
-    """Return the exact p-value of the one-sided signed-rank test; for many values with ties, the normal one."""
-    d = differences[differences != 0]
-    if d.size == 0:
-        return 1.0
-    ranks = stats.rankdata(np.abs(d))
-    statistic = ranks[d > 0].sum()
-    if d.size > 50:
-        return float(stats.wilcoxon(d, alternative="greater", method="asymptotic").pvalue)
-    # All 2ⁿ signs are equally likely under H0. Ranks are halves at most: count the sums in units of one half.
-    sums = np.ones(1)
-    for rank in np.rint(2 * ranks).astype(int):
-        sums = (np.pad(sums, (0, rank)) + np.pad(sums, (rank, 0))) / 2
-    return float(min(sums[round(2 * statistic) :].sum(), 1.0))
 
 
 def rank_correlation(frame: pd.DataFrame, a: str, b: str, by: str = "seed") -> np.ndarray:

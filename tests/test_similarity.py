@@ -411,8 +411,8 @@ def test_target_alignment_is_one_for_one_hot_representations() -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([0, 1, 0], "x has 4 examples, y has 3 labels"),
-        ([1, 1, 1, 1], "one class only"),
+        ([0, 1, 0], "y has 3 examples, x has 4"),
+        ([1, 1, 1, 1], "y is constant"),
         ([0.0, 1.0, 0.0, 1.0], "whole numbers"),
         ([[1, 0], [0, 1], [1, 0], [0, 1]], r"got shape \(4, 2\)"),
     ],

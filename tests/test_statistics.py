@@ -1,7 +1,6 @@
 """labutils.statistics against scipy's own intervals and tests, closed forms and coverage simulations."""
 
-import warnings
-from itertools import permutations, product
+from itertools import permutations
 from math import inf, sqrt
 
 import numpy as np
@@ -17,7 +16,6 @@ from labutils.statistics import (
     INTERVALS,
     Interval,
     correlation_interval,
-    exceeds,
     fraction_interval,
     mean_interval,
     pair_effects,
@@ -305,77 +303,6 @@ def test_intervals_of_pair_effects_cover_where_those_of_pairs_do_not():
         naive += interval.low <= 0 <= interval.high
     assert honest / 1000 > 0.93
     assert naive / 1000 < 0.85
-
-
-# --- Exceeding a threshold ----------------------------------------------------------------------------------------
-
-
-@given(values=numbers.filter(lambda x: x.std() > 1e-3 * np.abs(x).max() > 0), threshold=st.floats(-1e6, 1e6))
-def test_exceeds_equals_scipys_tests(values, threshold):
-    ours = exceeds(values, threshold)
-    reference = stats.ttest_1samp(values, threshold, alternative="greater")
-    assert ours.t == pytest.approx(reference.statistic, rel=1e-6, abs=1e-9)
-    assert ours.p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
-    assert ours.low == pytest.approx(reference.confidence_interval(0.95).low, rel=1e-6, abs=1e-6)
-    assert ours.shown == (ours.p < 0.05)
-    assert (ours.n, ours.threshold) == (values.size, threshold)
-    if values.size >= 3:
-        assert ours.shapiro_p == pytest.approx(stats.shapiro(values / np.abs(values).max()).pvalue, rel=1e-3, abs=1e-6)
-
-
-@given(n=st.integers(2, 9), seed=st.integers(0, 10**6), steps=st.integers(2, 40))
-def test_the_signed_rank_test_counts_all_signs(n, seed, steps):
-    d = np.random.default_rng(seed).integers(-steps, steps + 1, size=n).astype(float)  # with ties and zeros
-    ours = exceeds(d + 3.0, 3.0).wilcoxon_p
-    d = d[d != 0]
-    ranks = stats.rankdata(np.abs(d))
-    sums = [np.dot(signs, ranks) for signs in product((0, 1), repeat=len(d))]
-    assert ours == pytest.approx(np.mean(np.array(sums) >= ranks[d > 0].sum()))
-
-
-@pytest.mark.parametrize(("n", "method"), [(5, "exact"), (30, "exact"), (80, "asymptotic")])
-def test_the_signed_rank_test_equals_scipys(n, method):
-    x = np.random.default_rng(n).normal(0.3, 1, size=n)
-    expected = stats.wilcoxon(x, alternative="greater", method=method).pvalue
-    assert exceeds(x, 0.0).wilcoxon_p == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("value", "t", "p", "signed"), [(2.0, inf, 0.0, 0.125), (0.0, 0.0, 0.5, 1.0), (-2.0, -inf, 1.0, 1.0)]
-)
-def test_equal_values_are_decided_without_a_warning(value, t, p, signed):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = exceeds([value] * 3, 0.0)
-    assert (found.t, found.p, found.wilcoxon_p, found.shapiro_p) == (t, p, signed, None)
-    assert found.low == value
-    assert "not tested" in str(found)
-
-
-def test_exceeds_prints_what_it_shows():
-    assert str(exceeds([3.0, 4.0, 5.0], 1.0)).startswith("mean 4 > 1 (95 % lower limit 2.314): t(2) = 5.2, p = 0.018")
-    assert "not shown to exceed" in str(exceeds([3.0, 4.0, 5.0], 4.0))
-
-
-def test_exceeds_rejects_as_rarely_as_it_says():
-    rng = np.random.default_rng(0)
-    rejected = sum(exceeds(rng.normal(2.0, 1.0, size=6), 2.0).shown for _ in range(1500))
-    assert stats.binomtest(rejected, 1500, 0.05).pvalue > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("values", "threshold", "message"),
-    [
-        ([1.0], 0.0, "single value"),
-        ([], 0.0, "empty"),
-        ([1.0, np.nan], 0.0, "NaN or infinite"),
-        ([[1.0, 2.0]], 0.0, "one-dimensional"),
-        ([1.0, 2.0], np.nan, "threshold = nan"),
-    ],
-)
-def test_exceeds_refuses(values, threshold, message):
-    with pytest.raises(ValueError, match=message):
-        exceeds(values, threshold)
 
 
 # --- Correlations -------------------------------------------------------------------------------------------------
