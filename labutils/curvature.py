@@ -4,8 +4,7 @@ A Hessian is asked for as `hessian(loss, network)`, where `loss` says how the lo
 `lambda network: F.mse_loss(network(x), y)`. Parameters are flattened in the order of `network.parameters()`.
 
 Second derivatives amplify rounding: for eigenvalues near zero, use float64 networks and data (`network.double()`).
-They are taken by all parameters, frozen ones (`requires_grad_(False)`) included, which the gradient norm and the two
-minimizers leave out.
+They are taken by all parameters, frozen ones included, which the gradient norm and the two minimizers leave out.
 """
 
 from __future__ import annotations
@@ -52,11 +51,9 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
     """Compute the norm of the gradient of the mean loss by the parameters, ‖g‖ = (Σ_p ‖∂L/∂p‖²)^½.
 
     Args:
-        models: a network, K networks of one architecture, or a `Stack` of them in use, as `training.fit` hands it to
-            `on_epoch`.
-        x: examples (N, ...), all of which count, a batch of them at a time.
-        y: labels (N,) or targets (N, outputs).
-        loss: "mse" or "cross_entropy", as in `training.fit`.
+        models: a network, K networks of one architecture, or a `Stack` of them, as `training.fit` hands it to
+        `on_epoch`. x: examples (N, ...), all of which count, a batch of them at a time. y: labels (N,) or targets (N,
+        outputs). loss: "mse" or "cross_entropy", as in `training.fit`.
 
     Returns:
         The norm; for several networks or a stack, an array (K,).
@@ -85,17 +82,10 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
 
 
 def hessian(loss: Loss, models: Models) -> Tensor:
-    """Compute the exact Hessian of a loss by all parameters of a network, or of many networks at once.
+    """Compute the exact Hessian (P, P) of a loss by all parameters of a network; (K, P, P) for K of one architecture.
 
-    The gradient is differentiated once more, for many directions at a time (double backpropagation). Of each pair of
-    equal blocks only the one of the later layers is computed: it needs the shorter way through the network.
-
-    Args:
-        loss: how the loss comes from a network, see `Loss`.
-        models: a network with P parameters, or K of one architecture. They are not changed.
-
-    Returns:
-        The Hessian (P, P), exactly symmetric; (K, P, P) for several networks.
+    The gradient is differentiated once more, for many directions at a time. Of each pair of equal blocks only the one
+    of the later layers is computed: it needs the shorter way through the network. The matrix is exactly symmetric.
 
     Raises:
         ValueError: networks that differ; a loss that is not one number, does not depend on the network it is given, or
@@ -130,17 +120,10 @@ def hessian(loss: Loss, models: Models) -> Tensor:
 
 
 def gauss_newton(models: Models, x: Tensor) -> Tensor:
-    """Compute the Gauss–Newton matrix of the mean squared error, 2 JᵀJ / (N · outputs).
+    """Compute the Gauss–Newton matrix (P, P), or (K, P, P), of the mean squared error: 2 JᵀJ / (N · outputs).
 
     J holds the derivatives of all outputs by all parameters. The Hessian is this plus the residuals times the second
     derivatives of the outputs; JᵀJ alone has no negative eigenvalues.
-
-    Args:
-        models: a network with P parameters, or K of one architecture.
-        x: examples (N, ...).
-
-    Returns:
-        The matrix (P, P), or (K, P, P).
 
     Source:
         Nocedal and Wright (2006), Numerical Optimization, section 10.3.
@@ -201,12 +184,10 @@ class SpectrumShares(NamedTuple):
 def spectrum_shares(eigenvalues: ArrayLike, rtol: float = 1e-10) -> SpectrumShares:
     """Count the positive, zero and negative eigenvalues, with a tolerance relative to the largest eigenvalue.
 
-    A flat direction has λ = 0, which rounding turns into a tiny number of either sign: without a tolerance, half of
-    the flat directions would pass for positive.
-
     Args:
         eigenvalues: (P,), or (K, P) for K spectra.
-        rtol: an eigenvalue within rtol times the spectrum's largest ``|λ|`` counts as zero; 1e-4 does for float32.
+        rtol: an eigenvalue within rtol times the spectrum's largest ``|λ|`` counts as zero, as rounding makes a tiny
+            number of a flat direction's; 1e-4 does for float32.
 
     Returns:
         The three shares, each a number, or an array (K,).
@@ -231,17 +212,10 @@ def spectrum_shares(eigenvalues: ArrayLike, rtol: float = 1e-10) -> SpectrumShar
 
 
 def hessian_operator(loss: Loss, model: nn.Module) -> LinearOperator:
-    """Return the Hessian of a network too large for a matrix, as an operator that multiplies vectors.
+    """Return the Hessian of a network too large for a matrix, as a (P, P) operator that multiplies numpy vectors.
 
-    One product costs about as much as two gradients: the gradient's own graph is built once, and differentiated again
-    in the direction of each vector.
-
-    Args:
-        loss: how the loss comes from a network, see `Loss`.
-        model: a network with P parameters. Products are of its present weights, in its floating-point type.
-
-    Returns:
-        A (P, P) operator for numpy arrays.
+    One product costs about as much as two gradients: the gradient's own graph is built once, of the present weights,
+    and differentiated again in the direction of each vector.
 
     Source:
         Pearlmutter (1994), Neural Computation 6, 147-160.
@@ -319,16 +293,10 @@ def extreme_eigenvalues(loss: Loss, model: nn.Module, k: int = 1, *, tol: float 
 
 
 def hessian_trace(loss: Loss, model: nn.Module, samples: int = 30, *, seed: int = 0) -> Interval:
-    """Estimate the sum of the Hessian's eigenvalues from products with random signs, E[vᵀHv] = tr H.
-
-    Args:
-        loss: how the loss comes from a network, see `Loss`.
-        model: the network.
-        samples: products, 2 or more; the interval narrows with their square root.
-        seed: seed of the signs.
+    """Estimate the sum of the Hessian's eigenvalues from products with 2 or more random signs, E[vᵀHv] = tr H.
 
     Returns:
-        The estimate with its 95 % interval.
+        The estimate with its 95 % interval, which narrows with the square root of the samples.
 
     Source:
         Hutchinson (1990), Communications in Statistics 19, 433-450.
@@ -362,7 +330,7 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
         The mean norm, per unit of the (normalized) input.
 
     Raises:
-        ValueError: unknown `of`, labels or targets that do not fit the outputs, or another number of them than of x.
+        ValueError: unknown `of`, or labels or targets that do not fit the examples or the outputs.
 
     Source:
         Novak et al. (2018), Sensitivity and generalization in neural networks: the norm of the input-output Jacobian.
@@ -398,14 +366,8 @@ def sensitivity(model: nn.Module, x: Tensor, y: Tensor, of: str = "loss") -> flo
 def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 20) -> float:
     """Compute how far the loss rises, at worst, when every weight may change in proportion to its size.
 
-    The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by projected gradient ascent: a lower bound.
-    Rescaling a layer and its successor leaves it the same. Where the gradient is 0, the ascent starts at random.
-
-    Args:
-        loss: how the loss comes from a network, see `Loss`.
-        model: the network; it is not changed.
-        rho: radius ρ of the ball.
-        steps: steps of the ascent.
+    The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by some steps of projected gradient ascent: a lower
+    bound. Rescaling a layer and its successor leaves it the same. Where the gradient is 0, the ascent starts at random.
 
     Returns:
         The rise, 0 or more, in units of the loss; infinite if the ascent meets a loss that is not finite.
@@ -458,14 +420,13 @@ def minimize_gradient(
 ) -> np.ndarray:
     """Train networks on the squared norm of their gradient, ½ ‖∇L‖², instead of the loss: double backpropagation.
 
-    Its gradient is H ∇L, so that it leads to the nearest point of zero gradient, minimum or saddle. Adam takes the
-    steps, with a rate that falls to zero along a half cosine.
+    Its gradient is H ∇L, so that it leads to the nearest point of zero gradient, minimum or saddle.
 
     Args:
         loss: how the loss comes from a network, see `Loss`.
         models: K networks of one architecture; their weights change in place.
         steps: steps of Adam.
-        lr: its learning rate at first.
+        lr: its learning rate at first, which falls to zero along a half cosine.
         checkpoint: file to continue from, and to save to, see `training.fit`.
 
     Returns:
@@ -617,8 +578,7 @@ class _Applied(nn.Module):
 class _Family:
     """K networks of one architecture, as one network that takes the parameters (K, ...) and the buffers of each.
 
-    That one is a copy in eval mode: the networks stay as they are whatever happens, and a parameter that a loss finds
-    elsewhere is none of its own.
+    That one is a copy in eval mode: a parameter that a loss finds elsewhere is none of its own.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

@@ -38,9 +38,6 @@ def grid(low: float, high: float, count: int) -> np.ndarray:
         high: last position, at least 1.
         count: points of the even grid, 2 or more; 0 and 1 are added where it leaves them out.
 
-    Raises:
-        ValueError: 0 or 1 lies outside, or fewer than two points.
-
     Example:
         >>> grid(-0.5, 1.5, 3)
         array([-0.5,  0. ,  0.5,  1. ,  1.5])
@@ -59,8 +56,7 @@ def interpolate(model_a: nn.Module, model_b: nn.Module, alphas: ArrayLike) -> li
     falling below 0); others are the nearer network's.
 
     Args:
-        model_a: the network at α = 0.
-        model_b: the network at α = 1, of the same architecture.
+        model_a, model_b: the networks at α = 0 and α = 1, of one architecture.
         alphas: positions (M,), see `grid`.
 
     Returns:
@@ -108,9 +104,6 @@ def barrier(alphas: ArrayLike, losses: ArrayLike) -> float | np.ndarray:
 
     Returns:
         The height, a number or (K,); 0 where the loss nowhere exceeds the line.
-
-    Raises:
-        ValueError: 0 or 1 is missing, or the shapes do not match.
 
     Source:
         Frankle et al. (2020), Linear mode connectivity, section 2.
@@ -220,14 +213,10 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
 
     Args:
         weights: (C, P) points of one path, or (K, C, P) of K paths, which then share one projection.
-        components: directions q.
-
-    Returns:
-        The projection; each direction has its largest weight positive.
+        components: directions q, of which each has its largest weight positive.
 
     Raises:
-        ValueError: weights of another shape or type, no more points than directions, values that are not finite, or
-            points that span fewer directions.
+        ValueError: weights of another shape or type, values that are not finite, or points that span fewer directions.
 
     Example:
         >>> steps = torch.arange(5.0).unsqueeze(1)
@@ -276,9 +265,6 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
 def columns(model: nn.Module, layer: str) -> slice:
     """Find the columns of a layer's parameters, such as of "5" in an `nn.Sequential`, in flattened weights (..., P).
 
-    Raises:
-        ValueError: no layer of this name has parameters.
-
     Example:
         >>> columns(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), "2")
         slice(9, 13, None)
@@ -296,9 +282,8 @@ def columns(model: nn.Module, layer: str) -> slice:
 def filter_normalized_directions(model: nn.Module, count: int = 2, *, seed: int = 0) -> Tensor:
     """Draw random directions (count, P) in which every filter has the size that it has in the network.
 
-    A filter is what leads to one unit: a row of a dense layer, a channel of a convolution. Without the
-    normalization, a network with large weights would look flatter than one with small weights that computes the same.
-    Biases and other vectors do not move.
+    A filter is what leads to one unit: a row of a dense layer, a channel of a convolution. Biases do not move. Without
+    this, a network with large weights would look flatter than one with small weights that computes the same.
 
     Source:
         Li et al. (2018), Visualizing the loss landscape of neural nets, section 4.

@@ -68,7 +68,7 @@ def cka(
     *,
     images: Images = "flatten",
 ) -> float:
-    """Return the centered kernel alignment of two representations.
+    """Return the centered kernel alignment of two representations, from 0 to 1.
 
     The usual, biased estimate of independent representations is about d / (d + n − 1), with d the effective number of
     dimensions (Σλ)² / Σλ² of variances λ along principal directions. The debiased one has mean 0, and may be negative.
@@ -82,9 +82,6 @@ def cka(
         debiased: whether to use the debiased estimate of HSIC.
         images: what an example of (n, C, H, W) is: "flatten" an image; "pool" an image averaged over its positions;
             "positions" each position of each image, for layers of equal height and width.
-
-    Returns:
-        The similarity, from 0 to 1 (debiased: up to 1).
 
     Raises:
         ValueError: different n, too few examples, a constant representation, NaN or infinite values, or an unknown
@@ -118,13 +115,8 @@ def cca(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
 def svcca(x: ArrayLike | Tensor, y: ArrayLike | Tensor, variance: float = 0.99) -> float:
     """Return the mean canonical correlation of two representations' leading principal directions, from 0 to 1.
 
-    Args:
-        x, y: (n, ...) the two representations.
-        variance: share of the variance, above 0 and up to 1; of each representation the fewest principal directions
-            that explain so much are kept.
-
-    Raises:
-        ValueError: as `cka`; a variance out of range.
+    Of each representation the fewest principal directions are kept that explain this share of the variance, above 0 and
+    up to 1. Raises as `cka`.
 
     Source:
         Raghu et al. (2017), arXiv 1706.05806.
@@ -180,18 +172,12 @@ def gradient_cka(
     """Return the CKA of two layers with gradient flow: what they compute together with how the loss depends on it.
 
     With a layer's outputs X and the gradients G of each example's loss by them, flattened and not centered, the kernel
-    is K = (XXᵀ) ∘ (GGᵀ): the Gram matrix of the products xᵢ ⊗ gᵢ. HSIC centers the kernels.
+    is K = (XXᵀ) ∘ (GGᵀ): the Gram matrix of the products xᵢ ⊗ gᵢ. HSIC centers the kernels. Raises as `cka`.
 
     Args:
         x, gx: (n, ...) outputs of the first layer and gradients, as from `representations.extract_gradients`.
         y, gy: those of the second layer, for the same examples.
         debiased: whether to use the debiased estimate of HSIC, see `cka`.
-
-    Returns:
-        The similarity, from 0 to 1 (debiased: up to 1).
-
-    Raises:
-        ValueError: as `cka`; a gradient whose shape is not that of its representation.
 
     Source:
         Tang et al. (2020), arXiv 2003.11498.
@@ -206,14 +192,7 @@ def gradient_cka(
 
 
 def target_alignment(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
-    """Return the centered alignment of a representation's kernel XXᵀ with that of the labels: CKA(XXᵀ, YYᵀ), Y one-hot.
-
-    Args:
-        x: (n, ...) representation.
-        y: (n,) labels, whole numbers of any kind, two classes or more.
-
-    Returns:
-        The alignment, from 0 to 1.
+    """Return the centered alignment of a representation (n, ...) with labels (n,): CKA(XXᵀ, YYᵀ), Y one-hot.
 
     Raises:
         ValueError: as `cka`; labels that are not (n,) whole numbers, or all of one class.
@@ -321,7 +300,6 @@ def similarity_matrix(a: Layers, b: Layers, measure: str = "cka", **options: Any
 
     Raises:
         ValueError: as the function itself; the message names the layer.
-        TypeError: an option that the measure does not have.
 
     Example:
         >>> x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
@@ -379,14 +357,13 @@ def layer_matching_accuracy(
     corresponding one. A tie (within 1e-6) is no match. A measure that is not symmetric uses (S + Sᵀ) / 2.
 
     Args:
-        networks: two or more networks' representations by layer name, with the same names and of the same examples;
-            for "gradient_cka" pairs (representation, gradient).
+        networks: two or more networks' representations by layer name, as for `similarity_matrix`, with the same names.
         measure: as for `similarity_matrix`.
         exclude: layers that are neither matched nor candidates, usually the logits; their similarities are reported.
+        **options: options of the measure.
 
     Raises:
-        ValueError: fewer than two networks, different layers, an unknown layer in `exclude`, fewer than two layers
-            left; and as the measure.
+        ValueError: fewer than two networks or layers to match, different layers, an unknown one; and as the measure.
 
     Source:
         Kornblith et al. (2019), arXiv 1905.00414, section 6.1.

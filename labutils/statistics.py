@@ -55,10 +55,7 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """Return the mean with its Student t interval.
-
-    Args:
-        values: Numbers, shape (n,), one a seed. A single one gives the interval from -inf to inf.
+    """Return the mean of values (n,), one a seed, with its Student t interval; from -inf to inf for a single one.
 
     Raises:
         ValueError: If values are empty, not one-dimensional or not finite.
@@ -85,9 +82,7 @@ def mean_interval(values: ArrayLike) -> Interval:
 def fraction_interval(values: ArrayLike) -> Interval:
     """Return the mean of fractions, such as accuracies, with the t interval as far as it is possible: within 0 to 1.
 
-    Args:
-        values: Numbers, shape (n,), one a seed, with a mean from 0 to 1. Single ones may lie outside, as those of
-            `pair_effects` do.
+    Single values may lie outside, as those of `pair_effects` do.
 
     Raises:
         ValueError: As `mean_interval`, and if the mean is no fraction.
@@ -107,12 +102,9 @@ def _half_width(spread: float, n: int) -> float:
 
 
 def share_interval(successes: ArrayLike) -> Interval:
-    """Return the share of successes with its exact (Clopper-Pearson) interval.
+    """Return the share of successes (n,), booleans, one a seed, with its exact (Clopper-Pearson) interval.
 
     It covers at least as often as it says. Six agreeing outcomes are the fewest whose interval leaves out one half.
-
-    Args:
-        successes: Booleans, shape (n,), one a seed.
 
     Raises:
         ValueError: If successes are empty or not one-dimensional.
@@ -143,16 +135,11 @@ def _clopper_pearson(share: float, n: int) -> tuple[float, float]:
 
 
 def correlation_interval(values: ArrayLike) -> Interval:
-    """Return the mean of correlations, one a seed, with its interval: Student's t on Fisher's z = atanh r.
+    """Return the mean of correlations (n,), one a seed, with its interval: Student's t on Fisher's z = atanh r.
 
     The estimate is tanh of the mean z. Beyond ±0.999 a correlation counts as ±0.999: at ±1 z is infinite, and one such
-    seed would outweigh all others. To judge one beyond, take `ratio_interval` of 1 − r.
-
-    Args:
-        values: Correlations, shape (n,), one a seed, each between −1 and 1.
-
-    Returns:
-        The mean and its interval. Values without spread on this scale have their median, and an interval of no width.
+    seed would outweigh all others. To judge one beyond, take `ratio_interval` of 1 − r. Values without spread on this
+    scale have their median, and an interval of no width.
 
     Raises:
         ValueError: As `mean_interval`, and if a value is not between −1 and 1.
@@ -186,10 +173,7 @@ def _fisher_z(values: ArrayLike) -> np.ndarray:
 
 
 def ratio_interval(values: ArrayLike) -> Interval:
-    """Return the geometric mean of positive numbers with its interval: Student's t on their logarithms.
-
-    Args:
-        values: Positive numbers, shape (n,), one a seed.
+    """Return the geometric mean of positive numbers (n,) with its interval: Student's t on their logarithms.
 
     Raises:
         ValueError: As `mean_interval`, and if a value is not positive.
@@ -267,17 +251,11 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean") -> in
 
 
 def pair_effects(values: ArrayLike) -> np.ndarray:
-    """Turn values of pairs of seeds into one value a seed, with the same mean and the right spread.
+    """Turn values (K, K) of ordered pairs of seeds into one value a seed, with the same mean and the right spread.
 
     All pairs of one seed share it, so that an interval over pairs would be far too narrow. These are the jackknife's
     pseudo-values: K times the mean over all pairs, less K − 1 times the mean over the pairs without the seed. Their t
-    interval (`mean_interval`) accounts for what the pairs have in common.
-
-    Args:
-        values: (K, K) value of each ordered pair of K ≥ 3 seeds. The diagonal is not looked at.
-
-    Returns:
-        (K,) one value a seed. A single one may lie outside the range of the pairs' values.
+    interval (`mean_interval`) accounts for what the pairs have in common. Single ones may lie outside the pairs' range.
 
     Raises:
         ValueError: If values are not a square matrix of 3 seeds or more, or not finite off the diagonal.
