@@ -48,20 +48,14 @@ _LEFT = 'style="text-align: left; vertical-align: top"'
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with its verdict; made by `judge`.
+    """A claim with its verdict; made by `judge`, whose arguments the attributes repeat.
 
     Attributes:
-        id: A name for it, unique in its run.
-        text: The claim as a sentence.
-        source: Who says so.
         verdict: "supported", "not supported" or "inconclusive".
         reason: Why this verdict; of an inconclusive one, whether more seeds would help, and about how many.
-        kind: "mean", "fraction", "share", "correlation" or "ratio".
         unit: Unit of the measured values, or what they are; of a share, what is counted ("seeds" if empty).
         needs: {"above": number}, {"below": number} or {"within": (low, high)}.
-        measured: The value of each seed.
         interval: The estimate over the seeds.
-        key: Whether it answers the question of its notebook.
     """
 
     id: str

@@ -83,8 +83,6 @@ def use_style() -> None:
 
     Example:
         >>> use_style()
-        >>> mpl.rcParams["figure.figsize"]
-        [7.0, 4.0]
     """
     mpl.rcParams.update(STYLE)
 

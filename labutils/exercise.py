@@ -79,7 +79,7 @@ def attempt(function: Callable[..., Any], without: Sequence[str] = ()) -> Callab
             given = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise Mistake(f"{name} does not take the arguments of the exercise: {error}") from None
-        before = {key: _snapshot(value) for key, value in given.items()}
+        before = {key: _content(value) for key, value in given.items()}
         try:
             with refused(*without):
                 result = function(*args, **kwargs)
@@ -97,7 +97,7 @@ def attempt(function: Callable[..., Any], without: Sequence[str] = ()) -> Callab
             )
             raise
         for key, value in given.items():
-            if not _unchanged(before[key], value):
+            if _content(value) != before[key]:
                 one = isinstance(value, torch.Tensor | np.ndarray)
                 how = "x = x - 1 makes one, x -= 1 does not" if one else f"copy.deepcopy({key}) makes one"
                 raise Mistake(f"{name} changes its argument {key}: work on a copy ({how})")
@@ -162,35 +162,21 @@ def _find(name: str) -> Any:
     raise ValueError(f"there is no {name}, neither in labutils nor elsewhere: a name such as 'similarity.cka' is meant")
 
 
-def _snapshot(value: Any) -> Any:
+def _content(value: Any) -> Any:
+    """Return what can change in an argument, as something that == compares."""
     match value:
         case torch.Tensor():
-            return value.detach().clone()
+            plain = value.detach().cpu().resolve_conj().resolve_neg().flatten().contiguous()
+            return value.shape, value.dtype, plain.view(torch.uint8).numpy().tobytes()
         case np.ndarray():
-            return value.copy()
+            return value.shape, value.dtype, value.tobytes()
         case nn.Module():
-            return _snapshot(value.state_dict())
+            return _content(value.state_dict())
         case Mapping():
-            return {key: _snapshot(part) for key, part in value.items()}
+            return {key: _content(part) for key, part in value.items()}
         case list() | tuple():
-            return [_snapshot(part) for part in value]
+            return [_content(part) for part in value]
     return None
-
-
-def _unchanged(before: Any, value: Any) -> bool:
-    match value:
-        case torch.Tensor() | np.ndarray():
-            if before.shape != value.shape or before.dtype != value.dtype:
-                return False
-            value = value.detach() if isinstance(value, torch.Tensor) else value
-            return bool(((before == value) | ((before != before) & (value != value))).all())  # NaN stays NaN
-        case nn.Module():
-            return _unchanged(before, value.state_dict())
-        case Mapping():
-            return before.keys() == value.keys() and all(_unchanged(before[key], value[key]) for key in value)
-        case list() | tuple():
-            return len(before) == len(value) and all(map(_unchanged, before, value))
-    return True
 
 
 def _described(value: Any) -> str:

@@ -75,7 +75,7 @@ def centered(
 
     Args:
         networks: for each network pairs of a label and a representation (n, ...).
-        images: what an example of (n, C, H, W) is, see `labutils.similarity`.
+        images: what an example of (n, C, H, W) is, see `similarity.cka`.
         exact: whether to compute in float64; else in float32 where no representation has more digits.
         least: fewest examples.
         center: whether to subtract the mean.
@@ -183,15 +183,9 @@ def gram_norm2(x: Tensor) -> float:
 
 
 def hsic(kernels: Sequence[Rows], n: int, device: Any, *, debiased: bool) -> Tensor:
-    """Return HSIC of M symmetric kernels with each other, up to a factor that CKA does not see: (M, M) float64.
+    """Return HSIC of M symmetric kernels of n examples with each other, up to a common factor: (M, M) float64.
 
     Some rows of all at a time, above the diagonal only: never an n × n matrix of each.
-
-    Args:
-        kernels: functions that give a kernel's values between some examples.
-        n: number of examples.
-        device: where they are computed.
-        debiased: whether to return the debiased estimate, see `labutils.similarity`.
 
     Example:
         >>> x = torch.tensor([[-1.0], [0.0], [1.0]])

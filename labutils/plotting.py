@@ -73,7 +73,7 @@ _CHARACTER = 0.65  # width of a character, relative to its height
 def panels(
     rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float | None = None, **options: Any
 ) -> tuple[Figure, Any]:
-    """Return a figure of rows x columns axes in the house size.
+    """Return a figure of rows x columns axes in the house size, and its axes.
 
     Args:
         rows: Number of rows.
@@ -81,9 +81,6 @@ def panels(
         width: Width of the whole figure in inches.
         height: Height of one row in inches; by default in proportion to the width of a panel.
         **options: Passed on to `matplotlib.pyplot.subplots`, such as `sharey=True`.
-
-    Returns:
-        The figure, and its axes: one `Axes`, a 1-D array for a single row or column, else a 2-D array.
 
     Example:
         >>> figure, (left, right) = panels(1, 2, sharey=True)
@@ -99,12 +96,9 @@ def panels(
 
 
 def panel_each(titles: Iterable[str], *, columns: int = 2, **options: Any) -> tuple[Figure, dict[str, Axes]]:
-    """Return a figure with one titled panel for each of the titles, row by row, and its axes by title.
+    """Return a figure with one titled panel for each of the titles, all different, row by row, and its axes by title.
 
-    Args:
-        titles: Titles of the panels, one or more, all different.
-        columns: Panels in a row; a single title gets a single panel.
-        **options: Passed on to `panels`, such as `height=2.5`.
+    The options are those of `panels`, such as `height=2.5`.
 
     Example:
         >>> figure, axes = panel_each(["x²", "sinc", "square wave"])
@@ -348,7 +342,7 @@ def forest(
     """Draw estimates with their intervals, a row each, beside those that somebody reported.
 
     Args:
-        ax: Where to draw; the label of its x axis is the caller's.
+        ax: Where to draw.
         table: Columns mean, low and high, from the top; the index names the rows, and its name the axis.
         reported: A further column, drawn as crosses.
         names: What dots and crosses are, written above the axes.
