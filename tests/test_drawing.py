@@ -151,24 +151,14 @@ def test_no_band_is_drawn_where_there_is_none():
     assert drawn(ax, "band note") == {}
 
 
-def test_values_may_be_tensors():
-    _, ax = panels()
-    line = curves(ax, torch.arange(3), torch.ones(2, 3), "m")
-    np.testing.assert_array_equal(line.get_ydata(), [1, 1, 1])
-
-
-def test_color_and_linestyle_are_the_callers():
-    _, ax = panels()
-    line = curves(ax, [1, 2], [[1, 2], [3, 4]], "m", color=COLORS[3], linestyle="--")
-    assert (line.get_color(), line.get_linestyle()) == (COLORS[3], "--")
-    assert mcolors.same_color(ax.collections[0].get_facecolor()[0][:3], COLORS[3])
-    assert curves(ax, [1, 2], [1, 2], "next").get_color() == COLORS[0]
-
-
 @pytest.mark.parametrize(("points", "marker"), [(15, "o"), (16, "None")])
-def test_few_points_get_markers(points, marker):
+def test_color_and_line_are_the_callers_and_few_points_get_markers(points, marker):
     _, ax = panels()
-    assert curves(ax, np.arange(points), np.arange(points), "m").get_marker() == marker
+    line = curves(ax, torch.arange(points), torch.ones(2, points), "m", color=COLORS[3], linestyle="--")
+    assert (line.get_color(), line.get_linestyle(), line.get_marker()) == (COLORS[3], "--", marker)
+    assert mcolors.same_color(ax.collections[0].get_facecolor()[0][:3], COLORS[3])
+    np.testing.assert_array_equal(line.get_ydata(), np.ones(points))
+    assert curves(ax, [1, 2], [1, 2], "next").get_color() == COLORS[0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -222,27 +212,26 @@ def test_long_noisy_curves_are_drawn_in_slices_that_keep_their_extremes(scale):
     assert at[0] <= start
 
 
-def test_a_geometric_mean_needs_positive_values():
-    _, ax = panels()
-    ax.set_yscale("log")
-    with pytest.raises(ValueError, match=r"'m': a geometric mean needs positive values, the least is -1"):
-        curves(ax, [0, 1], [[1.0, 2.0], [-1.0, 2.0]], "m", band="interval")
+SHAPES = r"'m': x must have shape \(points,\) and values \(runs, points\)"
 
 
 @pytest.mark.parametrize(
-    ("x", "values"),
-    [([0, 1], [1, 2, 3]), ([0, 1], [[1, 2, 3]]), ([], []), ([0, 1], np.zeros((0, 2))), ([[0, 1]], [[0, 1]])],
+    ("x", "values", "band", "message"),
+    [
+        ([0, 1], [1, 2, 3], None, SHAPES),
+        ([0, 1], [[1, 2, 3]], None, SHAPES),
+        ([], [], None, SHAPES),
+        ([0, 1], np.zeros((0, 2)), None, SHAPES),
+        ([[0, 1]], [[0, 1]], None, SHAPES),
+        ([0, 1], [0, 1], "std", "band must be 'range', 'interval' or None, got 'std'"),
+        ([0, 1], [[1, 2], [-1, 2]], "interval", "'m': a geometric mean needs positive values, the least is -1"),
+    ],
 )
-def test_shapes_that_do_not_match_are_refused(x, values):
+def test_what_is_no_curve_is_refused(x, values, band, message):
     _, ax = panels()
-    with pytest.raises(ValueError, match=r"'m': x must have shape \(points,\) and values \(runs, points\)"):
-        curves(ax, x, values, "m")
-
-
-def test_an_unknown_band_is_refused():
-    _, ax = panels()
-    with pytest.raises(ValueError, match="band must be 'range', 'interval' or None, got 'std'"):
-        curves(ax, [0, 1], [0, 1], "m", band="std")
+    ax.set_yscale("log")
+    with pytest.raises(ValueError, match=message):
+        curves(ax, x, values, "m", band=band)
 
 
 # --- labels
@@ -255,7 +244,7 @@ def test_drawn_labels_do_not_overlap_and_stay_on_the_figure(scale):
         ax.set(yscale=scale, title="Loss", xlabel="epoch", ylabel="loss")
         for i in range(5):
             curves(ax, np.arange(1, 31), 1 + np.ones((3, 30)) * i * 1e-3, f"model {i}")
-        label_lines(ax)
+    label_lines(*axes)
     figure.draw_without_rendering()
     frame = figure.bbox
     for ax in axes:
@@ -310,29 +299,13 @@ def test_a_line_that_turns_back_is_labeled_beyond_all_lines():
 def test_labeling_again_replaces_the_labels():
     _, ax = panels()
     ax.annotate("mine", (0, 0))
+    ax.plot([0, 1], [0, 1])  # without a label
     curves(ax, [0, 1], [[0, 1], [1, 2]], "m")
     label_lines(ax)
     label_lines(ax)
     assert sorted(text.get_text() for text in ax.texts) == ["Median and range of 2 runs", "m", "mine"]
     label_lines(ax, note=False)
     assert sorted(text.get_text() for text in ax.texts) == ["m", "mine"]
-
-
-def test_panels_are_labeled_in_one_call():
-    _, axes = panels(1, 2)
-    for ax, name in zip(axes, ("left", "right"), strict=True):
-        ax.plot([1, 30], [1, 400], label=name)
-        ax.set(yscale="log")
-    label_lines(*axes)
-    assert [list(drawn(ax, "line label")) for ax in axes] == [["left"], ["right"]]
-    assert ticks(axes[1], "y") == ["1", "2", "5", "10", "20", "50", "100", "200", "500"]
-
-
-def test_lines_without_label_are_passed_over():
-    _, ax = panels()
-    ax.plot([0, 1], [0, 1])
-    label_lines(ax)
-    assert len(ax.texts) == 0
 
 
 def test_the_note_counts_the_runs_of_the_fullest_line():
@@ -426,10 +399,6 @@ def test_a_reference_line_carries_its_name():
         assert [line.get_linestyle() for line in ax.get_lines()] == ["-", ":"]
     box, line = text.get_window_extent(), right.transData.transform((3, 0))[0]
     assert line < box.x0 < line + 20
-
-
-@pytest.mark.parametrize("where", [{}, {"x": 1, "y": 1}])
-def test_a_reference_line_has_one_place(where):
-    _, ax = panels()
-    with pytest.raises(ValueError, match="give x or y, one of them"):
-        reference(ax, "here", **where)
+    for where in ({}, {"x": 1, "y": 1}):
+        with pytest.raises(ValueError, match="give x or y, one of them"):
+            reference(left, "here", **where)

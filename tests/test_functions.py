@@ -22,10 +22,6 @@ def test_sign_sine_alternates_every_fifth(k: int, inside: float) -> None:
     assert functions.sign_sine(x).item() == (1.0 if k % 2 == 0 else -1.0)
 
 
-def test_sinc_of_zero_is_its_limit() -> None:
-    assert functions.sinc(torch.zeros(1)).item() == 1.0
-
-
 @pytest.mark.parametrize("name", ["sinc", "sign_sine", "quadratic"])
 def test_sample_is_an_even_grid_with_both_ends(name: str) -> None:
     x, y = functions.sample(name, 11, -0.97, 0.97)

@@ -51,21 +51,20 @@ def test_where_no_html_is_shown_there_is_the_recorded_figure(moving: SimpleNames
     assert "A <moving> dot." in bundle["text/plain"]
 
 
-@pytest.mark.parametrize(("values", "form"), [([], "{}"), ([1], "{}"), ([0.101, 0.102], "{:.2f}")])
-def test_values_that_cannot_be_told_apart_are_refused(moving: SimpleNamespace, values: list, form: str) -> None:
-    with pytest.raises(ValueError, match="slider 'x': needs two values or more"):
-        slider(moving.figure, moving.draw, values, moving.still, label="x", format=form)
-
-
-def test_a_start_that_is_no_value_is_refused(moving: SimpleNamespace) -> None:
-    with pytest.raises(ValueError, match="start = 3 is none of its values"):
-        slider(moving.figure, moving.draw, [0, 1], moving.still, label="x", start=3)
-
-
-def test_pictures_that_are_too_large_are_refused(moving: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, "slider 'x': needs two values or more"),
+        ([1], {}, "needs two values or more"),
+        ([0.101, 0.102], {"format": "{:.2f}"}, "needs two values or more"),
+        ([0, 1], {"start": 3}, "start = 3 is none of its values"),
+        ([0, 1], {}, "slider 'x': 2 pictures of .* MB, 1 MB at most: take fewer"),
+    ],
+)
+def test_what_no_slider_shows_is_refused(moving, values: list, options: dict, message: str, monkeypatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    with pytest.raises(ValueError, match=r"slider 'x': 2 pictures of .* MB, 1 MB at most: take fewer"):
-        slider(moving.figure, moving.draw, [0, 1], moving.still, label="x")
+    with pytest.raises(ValueError, match=message):
+        slider(moving.figure, moving.draw, values, moving.still, label="x", **options)
 
 
 def test_lines_grow_and_shrink_before_gray_wholes() -> None:
