@@ -260,14 +260,11 @@ def _class_numbers(name: str, classes: Sequence[str | int] | None) -> list[int]:
         return list(range(len(known)))
     if isinstance(classes, str | int):
         raise TypeError(f"classes={classes!r} must be a list of classes, such as [{classes!r}]")
-    numbers = []
-    for one in classes:
-        number = known.index(one) if one in known else one
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < len(known):
-            raise ValueError(
-                f"unknown class {one!r} of {name!r}; its classes are {', '.join(known)} (or 0 to {len(known) - 1})"
-            )
-        numbers.append(int(number))
+    places = {one: number for number, label in enumerate(known) for one in (label, number)}
+    if unknown := [one for one in classes if one not in places]:
+        listed = f"{', '.join(known)} (or 0 to {len(known) - 1})"
+        raise ValueError(f"unknown class {unknown[0]!r} of {name!r}; its classes are {listed}")
+    numbers = [places[one] for one in classes]
     if not numbers:
         raise ValueError(f"classes is empty; leave it out to keep all classes of {name!r}: {', '.join(known)}")
     if len(set(numbers)) < len(numbers):

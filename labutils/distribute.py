@@ -61,7 +61,6 @@ def run(
         function: a function of a module of labutils.
         tasks: what differs from task to task.
         shared: what all tasks get, such as the data; it is sent to a worker once.
-        progress: whether to show a bar of the tasks.
 
     Yields:
         The number of a task, from 0, and its result, in the order in which they are done.

@@ -197,7 +197,7 @@ class Measurements:
 
 
 class Snapshots(Measurements):
-    """Collects the weights while `fit` trains, as `Measurements` does what a function measures.
+    """Collects the weights (K, snapshots, P) while `fit` trains; see `Measurements`.
 
     Example:
         >>> from labutils import functions, models, training
@@ -222,15 +222,11 @@ def _weights_of(_epoch: int, stack: Stack) -> Tensor:
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4) -> Tensor:
-    """Shift each image of a batch by up to `padding` pixels, reflecting at the border, and mirror half of them.
+    """Shift images x (N, C, H, W) by up to `padding` pixels each, reflecting at the border, and mirror half of them.
 
     Args:
-        x: (N, C, H, W) images.
         generator: source of the shifts and flips, on the CPU.
         padding: largest shift in pixels, below H and W.
-
-    Returns:
-        (N, C, H, W), new storage.
 
     Raises:
         ValueError: x is no batch of images, or too small for the padding.
@@ -297,14 +293,10 @@ class Job:
 def train(
     networks: list[nn.Module], parts: Parts, jobs: list[Job], on_epoch: Hook | None, progress: bool, path: Path | None
 ) -> History:
-    """Train networks as jobs say: here, or in parts on workers where there are some.
+    """Train networks, in training mode, as jobs say: here, or in parts on workers where there are some.
 
-    Args:
-        networks: the networks, in training mode; their weights change in place.
-        parts: the data, on the jobs' device.
-        jobs: one for each batch size; together they name each network once.
-        on_epoch, progress: as for `fit`.
-        path: the checkpoint, see `labutils.checkpoint.bind`.
+    There is a job for each batch size; together they name each network once. The data are on the jobs' device; `path`
+    is that of the checkpoint, see `labutils.checkpoint.bind`.
 
     Example:
         >>> from labutils import functions, models, training

@@ -27,15 +27,12 @@ _SILENT = {"NOP", "RESUME", "EXTENDED_ARG"}
 
 
 def fingerprint(value: Any) -> str:
-    """Compute the SHA-256 of a value's content.
+    """Compute the SHA-256 of a value's content, as 64 hexadecimal digits.
 
     Tensors count with shape and type, containers and plain values by their content, networks with their weights. A
     function counts by what it does, a class by what its methods do: their instructions, so that neither name, comments
     nor docstring matter, with all that they use, which may be data. What comes from an installed package counts by its
     name, what comes from labutils by the code that it reaches (see `identity`).
-
-    Returns:
-        64 hexadecimal digits.
 
     Raises:
         TypeError: something in it cannot be taken apart so, or pickled, such as an open file or a running generator.
@@ -56,8 +53,7 @@ def fingerprint(value: Any) -> str:
 def code_behind(name: str, without: tuple[str, ...] = ()) -> str:
     """Compute a digest of the code that a part of labutils, such as "training.fit", reaches `without` some modules.
 
-    Returns:
-        16 hexadecimal digits; nothing if there is no such part.
+    It has 16 hexadecimal digits, and is empty if there is no such part.
 
     Example:
         >>> len(code_behind("fingerprint.fingerprint")), code_behind("fingerprint.nothing")

@@ -73,10 +73,7 @@ def supports(model: nn.Module, loss: str, dtype: torch.dtype, device: str | torc
 def pays(parameters: int, examples: int, steps: int) -> bool:
     """Whether a training is long enough to repay compiling, even where that has not been done yet.
 
-    Args:
-        parameters: those of all networks together.
-        examples: how many each network sees, counted again in each epoch.
-        steps: of training.
+    That depends on all networks' parameters together, the examples each sees (again in each epoch), and the steps.
 
     Example:
         >>> pays(64 * 571, 300 * 10, 10), pays(64 * 571, 300 * 1000, 1000), pays(571, 60 * 3000, 18_000)

@@ -79,9 +79,8 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Record:
         >>> with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         ...     run = start("demo", {"seed": 0, "epochs": 5})
         ...     run.metrics(loss=0.25)
-        ...     fall = [0.4, 0.5, 0.6]
-        ...     claim = run.claim("helps", "Training helps.", source="D1", measured=fall, above=0, unit="nats")
-        ✔ supported: Training helps. (D1)
+        ...     claim = run.claim("helps", "It helps.", source="D1", measured=[0.4, 0.5, 0.6], above=0, unit="nats")
+        ✔ supported: It helps. (D1)
           measured 0.50 [0.25, 0.75] nats, needs more than 0 · 3 seeds
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", notebook):

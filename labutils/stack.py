@@ -364,8 +364,7 @@ def plan(
         models: K networks of one architecture, see `check_same`.
         example: an example or a few (n, ...), on which they are tried in the mode that they are in; two for batch
             normalization. With None, they are taken to compute together, and to draw no random numbers.
-        batch_size: examples in a batch.
-        device: where they will compute.
+        batch_size, device: of the computation.
         chunk: networks that compute together, if that is to be so.
 
     Raises:

@@ -533,8 +533,6 @@ def epochs_to_convergence(epochs: np.ndarray, loss: np.ndarray, *, drop: float =
     Args:
         epochs: (E,) evaluated epochs, ascending.
         loss: (K, E) losses at these epochs.
-        drop: smallest fall that counts as progress, in units of the loss.
-        window: epochs over which the fall is measured.
 
     Returns:
         (K,) epochs, NaN where the criterion was not met.

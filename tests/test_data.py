@@ -32,6 +32,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from labutils import data
 from labutils.data import DamagedDataError, DataUnavailableError, load
@@ -75,9 +77,6 @@ def put(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> Path:
 def visible(folder: Path) -> list[str]:
     """What lies in the cache folder, apart from the lock (which some systems leave behind)."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
-
-
-# ----------------------------------------------------------------------------------------------- the server on loopback
 
 
 class Server(ThreadingHTTPServer):
@@ -243,32 +242,20 @@ data.load("mnist")
 """
 
 
-# -------------------------------------------------------------------------------------------------- embedded data sets
-
-
 @pytest.mark.parametrize(
     ("name", "n_train", "n_test", "shape"), [("digits", 1500, 297, (1, 16, 16)), ("shapes", 4000, 1000, (3, 32, 32))]
 )
 def test_embedded_data_need_neither_network_nor_files(name, n_train, n_test, shape, no_network, cache):
     loaded = load(name)
-    assert loaded.name == name
-    assert loaded.file is None
-    assert loaded.train.x.shape == (n_train, *shape)
-    assert loaded.test.x.shape == (n_test, *shape)
-    assert loaded.validation.x.shape == (0, *shape)
-    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (n_train, 0, n_test)
-    for split in (loaded.train, loaded.test):
-        assert split.x.dtype == torch.float32
-        assert split.y.dtype == torch.int64
-        assert split.y.unique().tolist() == list(range(10))
-    assert len(loaded.classes) == 10
+    assert (loaded.name, loaded.file, len(loaded.classes)) == (name, None, 10)
+    for split, n in ((loaded.train, n_train), (loaded.validation, 0), (loaded.test, n_test)):
+        assert (len(split), split.x.shape, split.x.dtype, split.y.dtype) == (n, (n, *shape), torch.float32, torch.int64)
+        assert split.y.unique().tolist() == list(range(10 if n else 0))
     assert load(name).fingerprint == loaded.fingerprint
     assert not cache.exists()
 
 
 def test_digits_are_scikit_learns():
-    from sklearn.datasets import load_digits
-
     images, labels = load_digits(return_X_y=True)
     loaded = load("digits", size=8)
     ours = np.concatenate([loaded.image(loaded.train.x), loaded.image(loaded.test.x)])
@@ -292,9 +279,6 @@ def test_the_color_of_a_picture_does_not_settle_its_class():
     centers = torch.stack([train[loaded.train.y == label].mean(0) for label in range(10)])
     nearest = torch.cdist(test, centers).argmin(1)
     assert (nearest == loaded.test.y).float().mean() < 0.35
-
-
-# -------------------------------------------------------------------------------------- splits, classes, sizes, pixels
 
 
 def test_a_ready_made_file_is_used_as_it_is(cache, no_network, capfd):
@@ -425,8 +409,7 @@ def test_a_constant_channel_is_only_shifted(cache, no_network):
     arrays["x_train"][..., 1] = 77
     put(cache, "cifar10", arrays)
     loaded = load("cifar10")
-    assert loaded.std[1] == 1
-    assert (loaded.train.x[:, 1] == 0).all()
+    assert (loaded.std[1], loaded.train.x[:, 1].abs().max()) == (1, 0)
     assert loaded.test.x.isfinite().all()
 
 
@@ -435,12 +418,8 @@ def test_size_is_antialiased_bilinear_interpolation(cache, no_network, size):
     arrays = random_arrays("mnist")
     put(cache, "mnist", arrays)
     loaded = load("mnist", size=size)
-    from PIL import Image
-
-    expected = [
-        np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-        for image in arrays["x_train"]
-    ]
+    images = map(Image.fromarray, arrays["x_train"])
+    expected = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in images]
     got = 255 * loaded.image(loaded.train.x)
     np.testing.assert_allclose(got, np.rint(got), atol=1e-3)  # whole levels
     assert np.abs(got - np.array(expected, dtype=float)).max() < 1.01  # Pillow computes in integers
@@ -507,7 +486,6 @@ def test_image_undoes_the_normalization():
         ({"classes": ("circle", "oval")}, ValueError, "unknown class 'oval' of 'shapes'; its classes are circle, ring"),
         ({"classes": (0, 10)}, ValueError, r"unknown class 10 of 'shapes'.*\(or 0 to 9\)"),
         ({"classes": (-1,)}, ValueError, "unknown class -1"),
-        ({"classes": (True,)}, ValueError, "unknown class True"),
         ({"classes": ()}, ValueError, "classes is empty; leave it out"),
         ({"classes": ("star", 6)}, ValueError, r"classes=\['star', 6\] names a class twice"),
         ({"classes": "star"}, TypeError, r"classes='star' must be a list of classes, such as \['star'\]"),
@@ -537,9 +515,6 @@ def test_classes_that_the_training_part_does_not_have(cache, no_network):
         load("mnist", classes=[4, "5"])
 
 
-# ----------------------------------------------------------------------------------------------------- damaged caches
-
-
 def changed(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict], dict]:
     return lambda arrays: {**arrays, key: change(arrays[key])}
 
@@ -548,19 +523,13 @@ def changed(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[d
     ("change", "message"),
     [
         (lambda arrays: {"images": arrays["x_train"]}, "x_train, y_train, x_test, y_test missing"),
-        (
-            changed("x_train", lambda a: a.astype(np.float32)),
-            r"x_train is float32 .*, not uint8 of shape \(N, 28, 28\)",
-        ),
+        (changed("x_train", lambda a: a.astype("f4")), r"x_train is float32 .*, not uint8 of shape \(N, 28, 28\)"),
         (changed("x_test", lambda a: a[:0]), r"x_test is uint8 of shape \(0, 28, 28\), not"),
         (
             changed("y_train", lambda a: a.astype(float)),
             r"y_train is float64 of shape \(60,\), not an integer for each",
         ),
-        (
-            changed("y_train", lambda a: a[:-1]),
-            r"y_train is uint8 of shape \(59,\), not an integer for each of 60 images",
-        ),
+        (changed("y_train", lambda a: a[:-1]), r"y_train is uint8 of shape \(59,\), not an integer for each of 60"),
         (changed("y_test", lambda a: a.astype(int) - 1), "y_test holds labels from -1 to 8, outside 0 to 9"),
         (changed("y_test", lambda a: a.astype(object)), "Object arrays cannot be loaded"),
     ],
@@ -575,19 +544,13 @@ def test_a_cache_in_the_wrong_format_is_named(cache, no_network, change, message
     assert file.exists()  # never deleted or replaced by us
 
 
-@pytest.mark.parametrize("keep", [0, 30, 0.99])
-def test_a_truncated_cache_is_found(cache, no_network, keep):
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", pickle.dumps({"x_train": 1}), b"\x93NUMPY\x01\x00", slice(30), slice(-9)]
+)
+def test_a_truncated_file_or_one_of_another_kind_is_found(cache, no_network, content):
     file = put(cache, "mnist", random_arrays("mnist"))
-    content = file.read_bytes()
-    file.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    file.write_bytes(file.read_bytes()[content] if isinstance(content, slice) else content)
     with pytest.raises(DamagedDataError, match=r"no complete \.npz archive; it may be cut off"):
-        load("mnist")
-
-
-@pytest.mark.parametrize("content", [b"<html>not found</html>", pickle.dumps({"x_train": 1}), b"\x93NUMPY\x01\x00"])
-def test_a_file_of_another_kind_is_found(cache, no_network, content):
-    put(cache, "mnist", random_arrays("mnist")).write_bytes(content)
-    with pytest.raises(DamagedDataError, match=r"no complete \.npz archive"):
         load("mnist")
 
 
@@ -624,20 +587,13 @@ def test_an_array_that_claims_more_than_the_file_holds_is_refused(cache, no_netw
         load("mnist")
 
 
-def test_links_are_followed(cache, tmp_path, no_network):
+def test_links_are_followed_and_a_folder_in_place_of_the_file_is_named(cache, tmp_path, no_network):
     put(tmp_path / "elsewhere", "mnist", random_arrays("mnist"))
-    cache.mkdir()
+    (cache / "cifar10.npz").mkdir(parents=True)
     (cache / "mnist.npz").symlink_to(tmp_path / "elsewhere" / "mnist.npz")
     assert len(load("mnist").train) == 60
-
-
-def test_a_folder_in_place_of_the_file_says_so(cache, no_network):
-    (cache / "mnist.npz").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"mnist\.npz"):
-        load("mnist")
-
-
-# ---------------------------------------------------------------------------------------------------------- downloading
+    with pytest.raises(OSError, match=r"cifar10\.npz"):
+        load("cifar10")
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -686,23 +642,19 @@ def assert_unavailable(name: str, folder: Path, *reasons: str) -> None:
     assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_truncated_download_is_refused(name, cache, publish, server):
+@pytest.mark.parametrize(
+    ("name", "file"), [("mnist", "t10k-labels-idx1-ubyte.gz"), ("cifar10", "cifar-10-python.tar.gz")]
+)
+def test_a_truncated_or_altered_download_is_refused(name, file, cache, publish, server):
     publish(name)
-    server.cut = "t10k-labels-idx1-ubyte.gz" if name != "cifar10" else ".tar.gz"
+    server.cut = file
     assert_unavailable(name, cache, server.url, "incomplete or altered: its checksum is wrong")
-    server.cut = None
-    assert len(load(name).train) == 60  # nothing of the failure is left
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_wrong_checksum_is_refused(name, cache, publish, server):
-    publish(name)
-    file = "train-images-idx3-ubyte.gz" if name != "cifar10" else "cifar-10-python.tar.gz"
-    content = bytearray(server.files[file])
-    content[4] ^= 1  # the date in the gzip header: it decodes to the same data, only the checksum tells
-    server.files[file] = bytes(content)
+    server.cut, whole = None, server.files[file]
+    # The date in the gzip header: it decodes to the same data, only the checksum tells.
+    server.files[file] = whole[:4] + bytes([whole[4] ^ 1]) + whole[5:]
     assert_unavailable(name, cache, server.url, "incomplete or altered: its checksum is wrong")
+    server.files[file] = whole
+    assert len(load(name).train) == 60  # nothing of the failures is left
 
 
 def test_files_with_a_good_checksum_and_bad_content_are_refused(cache, publish, server):
@@ -713,14 +665,10 @@ def test_files_with_a_good_checksum_and_bad_content_are_refused(cache, publish, 
     assert_unavailable("mnist", cache, "y_train is uint8 of shape (59,), not an integer for each of 60 images")
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_an_unreachable_host_is_one_clear_error(name, cache, publish, closed_url):
-    publish(name, mirrors=[closed_url])
-    assert_unavailable(name, cache, closed_url, "refused")
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_all_mirrors_are_tried_and_named(cache, publish, server, closed_url, collect_answers):
+    publish("cifar10", mirrors=[closed_url])
+    assert_unavailable("cifar10", cache, closed_url, "refused")
     publish("mnist", mirrors=[closed_url, server.url + "gone/"])
     assert_unavailable("mnist", cache, f"  - {closed_url}: ", f"  - {server.url}gone/: ", "404")
 
@@ -791,7 +739,7 @@ def test_a_process_waits_for_another_and_does_its_work_if_that_one_dies(cache, p
             server.gate.set()  # only now a process can go on
 
         monkeypatch.setattr(data, "_say", say)
-        assert server.holding.wait(60)  # the other process is in mid-download and has the lock
+        assert server.holding.wait(150)  # the other process is in mid-download and has the lock
         loaded = load("mnist")
         error = other.communicate()[1]
     assert (other.returncode == 0) is not killed, error
@@ -799,9 +747,6 @@ def test_a_process_waits_for_another_and_does_its_work_if_that_one_dies(cache, p
     assert server.counts["train-images-idx3-ubyte.gz"] == (4 if killed else 2)  # one asks for redirects
     assert visible(cache) == ["mnist.npz"]
     np.testing.assert_array_equal(np.rint(255 * loaded.image(loaded.train.x)), arrays["x_train"])
-
-
-# ------------------------------------------------------------------------------------------------ importing torchvision
 
 
 def test_another_failure_of_torchvision_is_not_hidden(tmp_path, monkeypatch):
