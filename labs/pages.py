@@ -320,13 +320,16 @@ def _old_claims(old: Mapping[str, Sequence[Metrics]]) -> list[str]:
 
 def claims_csv(rows: Iterable[Row]) -> str:
     """Return the claims as CSV, one line a claim and run. No cell is read as a formula by a spreadsheet."""
+    from labutils.claims import needs_in_words
+
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     ours = ("text", "source", "key", "kind", "unit", "needs", "verdict", "reason")
     interval = ("mean", "low", "high", "n")
     table.writerow(["notebook", "id", "document", "agreement", "run", *ours, *interval, "evidence"])
     for row in rows:
-        for run, claim in row.runs.items():
+        for run, found in row.runs.items():
+            claim = found | ({"needs": needs_in_words(found["needs"])} if found.get("needs") else {})
             cells = [row.notebook, row.id, row.document, row.agreement, run, *(claim.get(name, "") for name in ours)]
             cells += [*(claim["interval"].get(name) for name in interval), evidence(claim)]
             table.writerow(
@@ -389,8 +392,8 @@ def results_page(reported: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> 
         "beside what our [source runs](#source-runs) give. *Ours* is the mean over the seeds with its 95 % "
         f"interval. A document mostly trained once, so {_COMPARED['as reported']} says that its number lies where 19 "
         "of 20 further trainings of ours would (the 95 % prediction interval), or as near as the table says; otherwise "
-        "ours is *higher* or *lower*. Where a source run is missing, the table says which. The page is made from "
-        "`book/reported.yaml` and the published runs.",
+        "ours is *higher* or *lower*. Where a source run is *missing*, the line above the table says which. "
+        "The page is made from `book/reported.yaml` and the published runs.",
         "",
     ]
     for document, tables in reported.items():
@@ -423,7 +426,7 @@ def _reported(table: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> list[s
     told = [
         f"[{plain(label)}](#{anchor('run', run.notebook, run.name)}) ({plain(run.heading)})"
         if run
-        else f"`labs run {label}`, which is missing"
+        else f"the source run `{label}`, which is not published yet"
         for label, run in labels.items()
     ]
     below = "In italics below each number: ours" if "columns" in table else "Ours"

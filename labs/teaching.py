@@ -171,8 +171,9 @@ def _exercises(notebook: Notebook, hidden: bool) -> Iterator[Exercise]:
     def finished() -> Iterator[Exercise]:
         if solution is not None:
             key, about = solution.metadata.nbgrader.grade_id, solution.metadata.get("exercise", {})
-            title = heading or key.replace("-", " ").capitalize()
-            yield Exercise(notebook.name, key, title, about.get("difficulty", ""), about.get("minutes"), tuple(checks))
+            title = heading or key.replace("-", " ")
+            told = title[:1].upper() + title[1:], about.get("difficulty", ""), about.get("minutes")
+            yield Exercise(notebook.name, key, *told, tuple(checks))
 
     for cell in nbformat.read(notebook.path, as_version=4).cells:
         graded = cell.metadata.get("nbgrader", {})

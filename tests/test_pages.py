@@ -94,6 +94,7 @@ def test_no_cell_of_the_csv_is_a_formula(lab: TinyLab) -> None:
     [head, cells] = csv.reader(io.StringIO(pages.claims_csv([pages.Row("21_fit", "deep", {"quick": bad})])))
     told = dict(zip(head, cells, strict=True))
     assert [told[name] for name in ("text", "source", "run", "mean")] == ["'=HYPERLINK(1)", "'@D2", "quick", "0.42"]
+    assert told["needs"] == "more than 0"
 
 
 # --- Claims -------------------------------------------------------------------------------------------------------
@@ -285,7 +286,7 @@ def test_results_stand_beside_the_reported_numbers() -> None:
     assert "* - third | falls | {bdg-success}`✔ supported` measured 0.42" in text
     assert "* - fourth | 1.0 | missing\n" in text
     assert "Ours, from [21_fit:d1](#run-21-fit-d1) (at D2's own settings · mnist" in text
-    assert "· 2026-11-20); `labs run 22_image:d2`, which is missing." in text
+    assert "· 2026-11-20); the source run `22_image:d2`, which is not published yet." in text
 
 
 def test_losses_are_compared_by_their_logarithms() -> None:

@@ -110,18 +110,18 @@ def graded_lab(lab: TinyLab) -> list[runner.Notebook]:
 def test_an_exercise_has_points_a_step_and_the_mistakes_that_its_checks_name(tiny_lab: TinyLab) -> None:
     notebooks = graded_lab(tiny_lab)
     double, half, words = teaching.exercises(notebooks)
-    assert (double.title, double.difficulty, double.minutes, double.points) == ("double <it>", "core", 15, 5)
+    assert (double.title, double.difficulty, double.minutes, double.points) == ("Double <it>", "core", 15, 5)
     assert double.checks == (
         Check(3, ("Compare with a sum.",), ("not *twice*", "hidden trap")),
         Check(2, (), ()),
     )
-    assert (half.title, half.difficulty, half.minutes, half.points) == ("half", "", None, 0)
-    assert (words.title, words.checks) == ("in words", (Check(2, (teaching.BY_HAND,), ()),))
+    assert (half.title, half.difficulty, half.minutes, half.points) == ("Half", "", None, 0)
+    assert (words.title, words.checks) == ("In words", (Check(2, (teaching.BY_HAND,), ()),))
     for_students = teaching.exercises(notebooks, hidden=False)[0]
     assert for_students.checks[0].causes == ("not *twice*",)
     page = teaching.rubric_page([double, half])
     assert "- **3**: Compare with a sum\\.\n  - not \\*twice\\*\n  - hidden trap\n- **2**: compares" in page
-    assert "[double \\<it\\>](#exercise-double)\n  - core\n  - 15\n  - 5\n" in page
+    assert "[Double \\<it\\>](#exercise-double)\n  - core\n  - 15\n  - 5\n" in page
     assert "2 exercises\n  - \n  - 15\n  - 5\n" in page
     rows = csv.DictReader(io.StringIO(teaching.rubric_csv([double, half])))
     assert [(row["exercise"], row["minutes"], row["points"]) for row in rows] == [

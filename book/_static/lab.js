@@ -95,7 +95,10 @@
   ];
   const values = (claim, kind) =>
     [...claim.classList].filter((name) => name.startsWith(`${kind}-`)).map((name) => name.slice(kind.length + 1));
-  const label = (value) => value.replace(/^d(\d)$/, "D$1").replaceAll("-", " ");
+  const label = (kind, value) => {
+    const words = value.replaceAll("-", " ");
+    return kind === "document" && words !== "this lab" ? words[0].toUpperCase() + words.slice(1) : words;
+  };
 
   const filterClaims = () => {
     const place = document.querySelector(".claims-tools");
@@ -115,7 +118,7 @@
     const selects = new Map();
     for (const [kind, name] of FILTERS) {
       const known = [...new Set(claims.flatMap((claim) => values(claim, kind)))].sort();
-      const options = [{ value: "", textContent: "all" }, ...known.map((value) => ({ value, textContent: label(value) }))];
+      const options = [{ value: "", textContent: "all" }, ...known.map((value) => ({ value, textContent: label(kind, value) }))];
       selects.set(kind, choose(options));
       place.append(field(name, selects.get(kind)));
     }

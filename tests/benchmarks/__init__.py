@@ -20,12 +20,13 @@ class Row:
 
     Attributes:
         name: what is compared with what.
-        ratio: the measured ratio; seconds where it was measured against the clock.
+        ratio: what the other takes over what ours takes, so that more is better; seconds where it was measured
+            against the clock.
         target: the goal.
-        at_least: True if the ratio should be `target` or more, False if `target` or less.
+        at_least: True if it should be `target` or more, as every ratio; False if `target` or less, as seconds.
         note: what was run, with sizes.
-        against: what stands beside it: "peer" (other code for the same thing), "limit" (the arithmetic or the memory
-            that no code for it can do without) or "clock" (a goal in seconds).
+        against: what stands beside it: "peer" (other code for the same thing), "limit" (the plain arithmetic or
+            memory of the task, with nothing around it) or "clock" (a goal in seconds).
     """
 
     name: str

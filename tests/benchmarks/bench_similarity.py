@@ -52,7 +52,7 @@ def representations(seed: int) -> dict[str, Tensor]:
 
 
 def products_alone(a: dict[str, Tensor], b: dict[str, Tensor]) -> Row:
-    """Linear CKA over the matrix products of its definition: 36 of two layers, 12 of a layer with itself."""
+    """The matrix products of linear CKA's definition, 36 of two layers, 12 of a layer with itself, over all of it."""
 
     def products() -> None:
         for x in a.values():
@@ -61,8 +61,8 @@ def products_alone(a: dict[str, Tensor], b: dict[str, Tensor]) -> Row:
         for x in (*a.values(), *b.values()):
             x.T @ x
 
-    ratio = side_by_side(lambda: similarity.similarity_matrix(a, b), products, rounds=5)
-    return Row("linear CKA of all pairs / its matrix products alone", ratio, 1.3, False, SIZES, "limit")
+    ratio = side_by_side(products, lambda: similarity.similarity_matrix(a, b), rounds=5)
+    return Row("its matrix products alone / linear CKA of all pairs", ratio, 0.77, True, SIZES, "limit")
 
 
 def svcca_per_pair(a: dict[str, Tensor], b: dict[str, Tensor]) -> Row:
@@ -82,13 +82,13 @@ def svcca_per_pair(a: dict[str, Tensor], b: dict[str, Tensor]) -> Row:
 
 
 def target_alignment() -> Row:
-    """Alignment of a wide layer with labels, over its one large matrix product."""
+    """The one large matrix product of a wide layer's alignment with labels, over all of it."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(N, 2000, generator=generator)
     y = torch.randint(0, 10, (N,), generator=generator)
-    ratio = side_by_side(lambda: similarity.target_alignment(x, y), lambda: x.T @ x, rounds=5)
+    ratio = side_by_side(lambda: x.T @ x, lambda: similarity.target_alignment(x, y), rounds=5)
     note = f"n = {N:,}, width 2,000, 10 classes, float32"
-    return Row("target alignment / XᵀX alone", ratio, 1, False, note, "limit")
+    return Row("XᵀX alone / target alignment", ratio, 1, True, note, "limit")
 
 
 class Layers(nn.Module):

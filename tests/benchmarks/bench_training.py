@@ -84,7 +84,7 @@ def mnist_against_data_loader(n: int = 10_000, batch_size: int = 128) -> Row:
 
 
 def cifar_against_bare_steps(n: int = 4_000, batch_size: int = 64) -> Row:
-    """An epoch of cifar-1 with random crop and flip, over the same training steps on batches at rest."""
+    """Training steps of cifar-1 on batches at rest, over an epoch of it with random crop and flip."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, 3, 32, 32, generator=generator)
     y = torch.randint(0, 10, (n,), generator=generator)
@@ -104,17 +104,17 @@ def cifar_against_bare_steps(n: int = 4_000, batch_size: int = 64) -> Row:
             evaluate_every=0, progress=False,
         )  # fmt: skip
 
-    ratio = side_by_side(our_epoch, bare_steps)
+    ratio = side_by_side(bare_steps, our_epoch)
     note = f"{n:,} images, batch {batch_size}, crop and flip, Adam"
-    return Row("fit / bare steps, cifar-1", ratio, 1.3, False, note, "limit")
+    return Row("bare steps / fit, cifar-1", ratio, 0.77, True, note, "limit")
 
 
 def memory_of_a_stack(k: int = 32) -> Row:
-    """Peak memory that training k networks adds, less their activations, over k times one network's state."""
+    """k times one network's state, over the peak memory that training k networks adds, less their activations."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         added, state = pool.submit(_peak, k).result()
     note = f"{k} × d1-mlp, Adam, batch 128"
-    return Row("peak memory less activations / state, stack", added / (k * state), 1.3, False, note, "limit")
+    return Row("state / peak memory less activations, stack", k * state / added, 0.77, True, note, "limit")
 
 
 def _peak(k: int) -> tuple[float, int]:
