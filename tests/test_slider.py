@@ -24,8 +24,10 @@ def moving() -> SimpleNamespace:
     figure, ax = panels()
     (dot,) = ax.plot([0], [0], "o")
     ax.set(xlim=(-1, 3), ylim=(-1, 1))
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=10)
     plt.close(figure)  # as run.figure leaves it
-    still = SavedFigure("dot", "A <moving> dot.", b"\x89PNG" + bytes(20))
+    still = SavedFigure("dot", "A <moving> dot.", picture.getvalue())
     return SimpleNamespace(figure=figure, draw=lambda x: dot.set_xdata([x]), still=still)
 
 
