@@ -11,7 +11,7 @@ MISTAKES = [
         "rescale-units",
         "upper.weight /= factors",
         "upper.weight /= factors; upper.bias /= factors.mean()",
-        "Does column j of the next layer's weight, and nothing else",
+        "Does column j of the next weight, and nothing else",
     ),
     ("rescale-units", "copy.deepcopy(network)", "network", "changes its argument network"),
     ("rescale-units", "    return changed", "    return network", "it is as it was|changes its argument"),
