@@ -4,7 +4,6 @@ import json
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -58,14 +57,8 @@ def test_above_and_below_are_opposites(values, threshold):
 
 @given(values=MANY, edges=st.tuples(st.floats(-3, 0), st.floats(0.1, 3)))
 def test_within_needs_both_sides_and_is_refuted_by_one(values, edges):
-    above, below = claim(values, above=edges[0]).verdict, claim(values, below=edges[1]).verdict
-    expected = (
-        "supported"
-        if above == below == "supported"
-        else "not supported"
-        if "not supported" in (above, below)
-        else "inconclusive"
-    )
+    sides = {claim(values, above=edges[0]).verdict, claim(values, below=edges[1]).verdict}
+    [expected] = sides if len(sides) == 1 else sides & {"not supported"} or {"inconclusive"}
     if values.std() > 1e-6:  # without spread, a value at an end is within, but not beyond it
         assert claim(values, within=edges).verdict == expected
 
@@ -118,10 +111,8 @@ def test_verdicts_and_their_reasons(measured, options, verdict, reason):
 )
 def test_differences_of_rounding_size_decide_nothing(measured, options):
     made = claim(measured, **options)
-    assert (made.verdict, made.reason) == (
-        "inconclusive",
-        "the effect is at the threshold: all values equal it, but for rounding",
-    )
+    assert made.verdict == "inconclusive"
+    assert made.reason == "the effect is at the threshold: all values equal it, but for rounding"
 
 
 def test_small_numbers_are_no_rounding_where_the_threshold_is_small():
@@ -144,14 +135,6 @@ def test_as_many_seeds_as_it_says_would_decide(kind, values):
     assert claim(like, kind=kind, above=0.3).verdict != "inconclusive"
 
 
-@pytest.mark.parametrize(
-    "measured",
-    [torch.tensor([0.4, 0.5, 0.6], requires_grad=True), pd.Series([0.4, 0.5, 0.6], [7, 8, 9]), (0.4, 0.5, 0.6)],
-)
-def test_any_list_of_numbers_will_do(measured):
-    assert claim(measured).measured == pytest.approx((0.4, 0.5, 0.6))
-
-
 # --- what is refused
 
 
@@ -168,25 +151,13 @@ def test_any_list_of_numbers_will_do(measured):
         ({"measured": [1.0, np.nan, np.inf]}, ValueError, "'learns': 2 of 3 values are NaN or infinite: .* a diverged"),
         ({"measured": ["a", "b"]}, TypeError, "measured must be numbers"),
         ({"measured": [True, False]}, TypeError, "got bool; of booleans, kind='share'"),
-        (
-            {"measured": [1, 0, 1], "kind": "share"},
-            TypeError,
-            "'learns': successes must be booleans, one a seed, got int64: compare first",
-        ),
-        (
-            {"measured": [0.5, 1.5], "kind": "correlation"},
-            ValueError,
-            "'learns': correlations lie between -1 and 1, got 1.5",
-        ),
-        (
-            {"measured": [0.5, -1.5], "kind": "ratio", "above": 1},
-            ValueError,
-            "'learns': ratios must be positive, got -1.5",
-        ),
+        ({"measured": [1, 0, 1], "kind": "share"}, TypeError, "'learns': successes must be booleans, .*, got int64"),
+        ({"measured": [0.5, 1.5], "kind": "correlation"}, ValueError, "'learns': correlations lie between .* got 1.5"),
+        ({"measured": [0.5, -1.5], "kind": "ratio", "above": 1}, ValueError, "'learns': ratios must be positive, got"),
         (
             {"kind": "median"},
             ValueError,
-            "kind must be one of 'mean', 'fraction', 'share', 'correlation', 'ratio', got",
+            "kind must be one of 'mean', 'fraction', 'share', 'correlation', 'ratio'",
         ),
         ({"above": None}, ValueError, "give one of above=, below= and within=, got none"),
         ({"below": 1}, ValueError, r"give one of above=, below= and within=, got \{'above': 0, 'below': 1\}"),
@@ -206,11 +177,6 @@ def test_what_is_refused_and_why(options, error, message):
         judge(**given | options)
 
 
-def test_a_claim_cannot_be_changed_by_hand():
-    with pytest.raises(AttributeError):
-        claim([1.0]).verdict = "supported"
-
-
 # --- what it says
 
 
@@ -219,27 +185,11 @@ def test_a_claim_cannot_be_changed_by_hand():
     [
         ([0.3, 0.4, 0.38], {"unit": "epochs"}, "measured 0.36 [0.23, 0.49] epochs, needs more than 0 · 3 seeds"),
         ([0.36], {"unit": "epochs"}, "measured 0.36 epochs, needs more than 0 · 1 seed · too few seeds: a verdict"),
-        (
-            [True] * 7 + [False],
-            {"kind": "share"},
-            "measured in 7 of 8 seeds, a share of 0.88 [0.47, 1.00], needs more than 0.5",
-        ),
-        (
-            [True] * 7,
-            {"kind": "share", "unit": "networks", "above": 0.3},
-            "measured in 7 of 7 networks, a share of 1.00",
-        ),
+        ([True] * 7 + [False], {"kind": "share"}, "measured in 7 of 8 seeds, a share of 0.88 [0.47, 1.00], needs more"),
+        ([True] * 7, {"kind": "share", "unit": "networks"}, "measured in 7 of 7 networks, a share of 1.00"),
         ([-0.97, -0.99, -0.98], {"kind": "correlation", "below": -0.5}, "measured a correlation of -0.98"),
-        (
-            [2.0, 2.2, 2.1],
-            {"kind": "ratio", "above": 1},
-            "measured a ratio of 2.1 [1.86, 2.36], needs more than 1 · 3 seeds",
-        ),
-        (
-            [1520, 1490, 1500],
-            {"within": (1400, 1600)},
-            "measured 1,503 [1,465, 1,541], needs between 1400 and 1600 · 3 seeds",
-        ),
+        ([2.0, 2.2, 2.1], {"kind": "ratio", "above": 1}, "measured a ratio of 2.1 [1.86, 2.36], needs more than 1 · 3"),
+        ([1520, 1490, 1500], {"within": (1400, 1600)}, "measured 1,503 [1,465, 1,541], needs between 1400 and 1600"),
         ([2.0, 2.0, 2.0], {}, "measured 2 [2, 2], needs more than 0 · 3 seeds"),
     ],
 )
@@ -258,7 +208,7 @@ def test_no_infinity_reaches_a_reader_or_the_record(kind, measured):
 
 
 def test_a_claim_is_recorded_with_all_that_its_verdict_rests_on():
-    made = claim([1.0, 2.0, 3.0], unit="nats", key=True, above=None, within=(-1, 9))
+    made = claim(torch.tensor([1.0, 2.0, 3.0], requires_grad=True), unit="nats", key=True, above=None, within=(-1, 9))
     assert json.loads(json.dumps(made.as_json())) == {
         **{"id": "learns", "text": "The network learns.", "source": "D1", "key": True, "kind": "mean", "unit": "nats"},
         **{"needs": {"within": [-1.0, 9.0]}, "measured": [1.0, 2.0, 3.0], "verdict": "supported"},

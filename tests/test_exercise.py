@@ -36,11 +36,7 @@ Q = np.array([[1.0, 2.0], [3.0, 4.5]])
     ("got", "expected", "words"),
     [
         (3.0, 2.5, "it: 3, expected 2.5."),
-        (
-            np.array([1.0, 2.0]),
-            np.array([1.0, 3.0]),
-            "it: first wrong entry [1]: 2, expected 3 (1 of 2 entries is wrong).",
-        ),
+        (np.r_[1.0, 2.0], np.r_[1.0, 3.0], "it: first wrong entry [1]: 2, expected 3 (1 of 2 entries is wrong)."),
         (-A, A, "Likely cause: the sign."),
         (-2.0, 2.0, "Likely cause: the sign."),
         (2 * A, A, "Likely cause: a factor: all 2 times too large."),
@@ -236,12 +232,7 @@ def test_without_refuses_a_function_by_every_way_to_it() -> None:
 
 def test_without_refuses_classes_and_lets_them_go() -> None:
     parameters = [nn.Parameter(torch.ones(1))]
-    for name in (
-        "optim.SGD",
-        "torch.optim.SGD",
-        "similarity.MinibatchCKA",
-        "similarity.LayerMatching",
-    ):
+    for name in ("optim.SGD", "torch.optim.SGD", "similarity.MinibatchCKA", "similarity.LayerMatching"):
         kind = exercise._find(name)
         before = vars(kind).get("__init__")
         with without(name), pytest.raises(AnswerUsedError, match=re.escape(name)):
