@@ -17,7 +17,7 @@ from matplotlib import patheffects, ticker
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
-from labutils.statistics import mean_interval
+from labutils.statistics import INTERVALS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,14 +152,10 @@ def curves(
 
     x, shown = x[evaluated], values[complete][:, evaluated]
     if band == "interval":
-        logarithmic = ax.get_yscale() == "log"
-        if logarithmic and (shown <= 0).any():
-            raise ValueError(f"{label!r}: a geometric mean needs positive values, the least is {shown.min():.3g}")
-        intervals = [mean_interval(column) for column in (np.log(shown) if logarithmic else shown).T]
+        geometric = ax.get_yscale() == "log"
+        intervals = [INTERVALS["ratio" if geometric else "mean"](column) for column in shown.T]
         middle, low, high = np.array([(i.mean, i.low, i.high) for i in intervals]).T
-        if logarithmic:
-            middle, low, high = np.exp([middle, low, high])
-        note = f"{'Geometric mean' if logarithmic else 'Mean'} of {n} runs with 95 % interval"
+        note = f"{'Geometric mean' if geometric else 'Mean'} of {n} runs with 95 % interval"
     else:
         middle, low, high = np.median(shown, axis=0), shown.min(axis=0), shown.max(axis=0)
         note = f"Median and range of {n} runs"

@@ -224,7 +224,7 @@ SHAPES = r"'m': x must have shape \(points,\) and values \(runs, points\)"
         ([0, 1], np.zeros((0, 2)), None, SHAPES),
         ([[0, 1]], [[0, 1]], None, SHAPES),
         ([0, 1], [0, 1], "std", "band must be 'range', 'interval' or None, got 'std'"),
-        ([0, 1], [[1, 2], [-1, 2]], "interval", "'m': a geometric mean needs positive values, the least is -1"),
+        ([0, 1], [[1, 2], [-1, 2]], "interval", "must be positive, got -1"),
     ],
 )
 def test_what_is_no_curve_is_refused(x, values, band, message):
