@@ -23,6 +23,7 @@ from labs.pages import VERDICTS, Metrics, evidence, list_table, plain
 from labs.runner import Notebook
 
 BY_HAND = "An answer in words, which a person grades."
+CLAIMS_A_SLIDE = 4  # as many as a beamer shows at once
 HIDDEN = re.compile(r"(?s)### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS")
 
 
@@ -283,7 +284,8 @@ def slides(title: str, pages: Mapping[str, NotebookNode], quick: Mapping[str, Me
                 f"<small>{html.escape(evidence(claim))}</small>"
                 for claim in keys
             ]
-            cells.append(_slide("\n".join(["## What the quick run says", "", *told])))
+            for at in range(0, len(told), CLAIMS_A_SLIDE):
+                cells.append(_slide("\n".join(["## What the quick run says", "", *told[at : at + CLAIMS_A_SLIDE]])))
         cells += [_slide(question) for question in _questions(page, "Recap")]
     for number, cell in enumerate(cells):
         cell.id = f"slide-{number}"  # by default random: the site would be built anew each time

@@ -169,21 +169,22 @@ def test_slides_hold_questions_figures_and_key_verdicts() -> None:
         ]
     )
     claim = {"id": "a", "key": True, "verdict": "supported", "text": "<script>x</script>", "evidence": "measured 1"}
-    quick = {"21_fit": {"claims": [claim, claim | {"key": False, "text": "left out"}]}}
+    quick = {"21_fit": {"claims": [*[claim] * 5, claim | {"key": False, "text": "left out"}]}}
     made = teaching.slides("Part 2", {"21_fit": page}, quick)
     starts = [cell.source.splitlines()[0] for cell in made.cells if cell.metadata.slideshow.slide_type == "slide"]
     assert starts == [
-        *("# Part 2", "# 21 · Fit: who?", "## Predict", "## Predict", "## Curves", "## What the quick run says"),
+        *("# Part 2", "# 21 · Fit: who?", "## Predict", "## Predict", "## Curves"),
+        *["## What the quick run says"] * 2,  # more than four claims are too much for one
         "## Recap",
     ]
     text = teaching.slides_page(made, ROOT / "book" / "_templates" / "slides.html.j2", "mathjax.js")
     slides = BeautifulSoup(text, "html.parser").select("section")
-    assert [bool(slide.select("h1, h2")) for slide in slides] == [True] * 7
+    assert [bool(slide.select("h1, h2")) for slide in slides] == [True] * 8
     assert slides[1].get_text(" ", strip=True) == "21 · Fit: who? Who fits $x^2$?"
     assert slides[2].details.get_text(" ", strip=True) == "so No."
     assert slides[4].figure.get_text() == "F"
     assert "<script>x" not in text
-    assert slides[6].a["href"] == "../notebooks/11_one.html"
+    assert slides[7].a["href"] == "../notebooks/11_one.html"
     for word in ("secret code", "left out", "Long text", "Next", ">T<", "http"):
         assert word not in text
 
