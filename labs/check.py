@@ -28,10 +28,9 @@ MOST_FILES = 20_000  # in an archive
 
 
 def find_originals(release: Path | None) -> dict[str, Document]:
-    """The notebooks of a release as they were handed out.
-
-    Args:
-        release: its folder; else the one around the current folder, or `students` in it.
+    """The notebooks of a release as they were handed out: of the folder `release`, else of the one around the current
+    folder,
+    or of `students` in it.
 
     Raises:
         LabsError: there is none.
@@ -50,27 +49,16 @@ def find_originals(release: Path | None) -> dict[str, Document]:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a file.
-
-    Attributes:
-        label: what to call it.
-        student: who it belongs to; empty where that cannot be seen.
-        name: the notebook that it is; None where it is none of the release.
-        problems: what has to be mended, with how.
-        notes: what is good to know.
-        touches: what an instructor may want to look at, see `touches`.
-        notebook: its content; None where it cannot be read.
-        when: when the file was last changed.
-    """
+    """What was found in a file."""
 
     label: str
-    student: str
-    name: str | None
-    problems: list[str]
-    notes: list[str] = field(default_factory=list)
-    touches: list[str] = field(default_factory=list)
-    notebook: Document | None = None
-    when: datetime = datetime.min
+    student: str  # empty where that cannot be seen
+    name: str | None  # the notebook of the release that it is
+    problems: list[str]  # what has to be mended, with how
+    notes: list[str] = field(default_factory=list)  # what is good to know
+    touches: list[str] = field(default_factory=list)  # what an instructor may want to look at
+    notebook: Document | None = None  # its content, if it can be read
+    when: datetime = datetime.min  # when the file was last changed
 
 
 def check(file: File, originals: Mapping[str, Document]) -> Report:
@@ -221,19 +209,12 @@ def _syntax_error(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class File:
-    """A file that was handed in.
+    """A file that was handed in."""
 
-    Attributes:
-        label: its path below the folder or archive that it was found in.
-        student: the first part of that path; empty where there is but one part.
-        content: its bytes; None for a file that is too large.
-        when: when it was last changed.
-    """
-
-    label: str
-    student: str
-    content: bytes | None
-    when: datetime
+    label: str  # its path below the folder or archive that it was found in
+    student: str  # the first part of that path; empty where there is but one part
+    content: bytes | None  # None for a file that is too large
+    when: datetime  # of its last change
 
 
 def collect(path: Path) -> Iterator[File]:
@@ -250,12 +231,10 @@ def collect(path: Path) -> Iterator[File]:
                 if one.is_file() and not one.is_symlink():
                     label = one.relative_to(path).as_posix()
                     yield from _unpack(label, _read(one), datetime.fromtimestamp(one.stat().st_mtime))
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        yield from _from_archive("", path.read_bytes(), str(path))
     elif path.is_file():
-        when = datetime.fromtimestamp(path.stat().st_mtime)
-        if path.suffix.lower() == ".zip":
-            yield from _from_archive("", path.read_bytes(), str(path))
-        else:
-            yield File(path.name, "", _read(path), when)
+        yield File(path.name, "", _read(path), datetime.fromtimestamp(path.stat().st_mtime))
     else:
         raise LabsError(f"{path}: there is no such file or folder")
 
@@ -322,16 +301,7 @@ def newest(reports: Sequence[Report]) -> dict[tuple[str, str], Report]:
 
 
 def repair(reports: Sequence[Report], originals: Mapping[str, Document], folder: Path, assignment: str = "") -> int:
-    """Write every student's answers in clean notebooks: FOLDER/STUDENT/ASSIGNMENT/NOTEBOOK.ipynb.
-
-    Args:
-        reports: what `check` found.
-        originals: what `read_originals` returned.
-        folder: where to; nothing there is overwritten.
-        assignment: a folder between the student's and the notebooks, as nbgrader wants it.
-
-    Returns:
-        How many were written.
+    """Write every student's answers in clean notebooks, FOLDER/STUDENT/ASSIGNMENT/NOTEBOOK.ipynb; return how many.
 
     Raises:
         LabsError: a notebook is there already; none is written then.

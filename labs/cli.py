@@ -35,14 +35,7 @@ REMEDIES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the ``labs`` command.
-
-    Args:
-        arguments: the words after ``labs``; those of the process by default.
-
-    Returns:
-        The exit code: 0, 1 (something failed), 2 (a mistake on the command line) or 130 (interrupted).
-    """
+    """Run the ``labs`` command with the words after ``labs``, by default those of the process; return the exit code."""
     _make_streams_usable()
     try:
         with _interruptible():
@@ -230,14 +223,17 @@ def _run(
     if not runs:
         raise LabsError("nothing to run: notebooks/runs.yaml names no run of " + (", ".join(names) or "any notebook"))
     if device == "cuda" and not scheduler:
-        _require_cuda()
+        import torch
+
+        if not torch.cuda.is_available():
+            raise LabsError("--device cuda: this installation of torch sees no CUDA device; use --device cpu")
     if device and (without := sorted({run.notebook.name for run in runs if run.device is None})):
         click.echo(f"without a parameter `device`, run as always: {', '.join(without)}")
     out = out or project.results
     if dry_run:
         return _show_costs(project, runs, out, jobs, force, scheduler)
     if profile == "full" or scheduler:
-        return _conclude(_execute_over_dask(project, runs, out, jobs, force, scheduler))
+        return _conclude(_execute_long(project, runs, out, jobs, force, scheduler))
     return _conclude(_execute(project, runs, out, jobs, force))
 
 
@@ -368,8 +364,7 @@ def _doctor(as_json: bool) -> int:
 def _release(folder: Path, data: Path | None) -> int:
     """Make the students' version of the lab in DIR: notebooks without solutions, what they need, and an index.
 
-    The folder is complete or not there. An earlier release in DIR is replaced, unless somebody has worked in it; any
-    other folder is refused. Needs nbgrader (the extra `teach`).
+    DIR must be empty, or not there yet. Needs nbgrader (the extra `teach`).
     """
     from labs import release
 
@@ -433,31 +428,17 @@ def _check(paths: tuple[Path, ...], repair: Path | None, assignment: str, releas
     return 1 if troubled and not repair else 0
 
 
-def _require_cuda() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise LabsError("--device cuda: this installation of torch sees no CUDA device; use --device cpu")
-
-
 # --- What runs take ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be done.
+    """What is to be done."""
 
-    Attributes:
-        todo: the runs without a result that is up to date, the longest first.
-        estimates: label to what the run takes, for all runs.
-        checkpoints: label to what an unfinished run left.
-        jobs: how many at once.
-    """
-
-    todo: list[Run]
-    estimates: dict[str, Estimate]
-    checkpoints: dict[str, freshness.Kept | None]
-    jobs: int
+    todo: list[Run]  # without a result that is up to date, the longest first
+    estimates: dict[str, Estimate]  # by label, of all runs
+    checkpoints: dict[str, freshness.Kept | None]  # by label: what an unfinished run left
+    jobs: int  # at once
 
 
 def _plan(
@@ -498,24 +479,19 @@ def _show_costs(
             state = freshness.status(project, run, out).state
         seconds = "unknown" if estimate.seconds is None else progress.duration(estimate.seconds)
         table.add_row(escape(run.label), seconds, f"{estimate.memory:,.0f} MiB", estimate.basis, state)
-    known = [(one.seconds, one.spread) for run in plan.todo if (one := plan.estimates[run.label]).seconds is not None]
+    known = [seconds for run in plan.todo if (seconds := plan.estimates[run.label].seconds) is not None]
     least = "at least " if len(known) < len(plan.todo) else ""
-    cpu = progress.duration(sum(seconds for seconds, _ in known))
-    wall, low, high = (
-        progress.duration(cost.wall_seconds([seconds * spread**power for seconds, spread in known], plan.jobs))
-        for power in (0, -1, 1)
-    )
+    cpu, wall = progress.duration(sum(known)), progress.duration(cost.wall_seconds(known, plan.jobs))
     screen = progress.console()
     screen.print(table)
     screen.print(
-        f"\n{len(plan.todo)} of {len(runs)} runs to do: {least}{cpu} of CPU time, {least}{wall} with {plan.jobs} at"
-        f" once ({low} to {high})."
+        f"\n{len(plan.todo)} of {len(runs)} to do: {least}{cpu} of CPU time, {least}{wall} with {plan.jobs} at once"
     )
     if any(plan.checkpoints.values()):
         screen.print("Runs with a checkpoint take what is left of them.")
     screen.print(
-        "Times are for one thread on the CPU: of the run before on this machine, else published or estimated for two"
-        " cores of a virtual server. The longer runs are at work, the better the time left is known."
+        "Times are for one thread on the CPU: of the run before on this machine, else of another one, where they may be"
+        " three times longer or shorter."
     )
     return 0
 
@@ -530,24 +506,24 @@ def _execute(project: runner.Project, runs: Sequence[Run], out: Path, jobs: int 
         return runner.execute(project, runs, out, jobs=jobs, force=force, on_event=show)
 
 
-def _execute_over_dask(
+def _execute_long(
     project: runner.Project, runs: Sequence[Run], out: Path, jobs: int | None, force: bool, scheduler: str | None
 ) -> list[Result]:
-    from labs import cluster, cost, progress
+    """The longest first, each with one thread, so that its numbers do not depend on how many others there are."""
+    from labs import cost, progress
 
     plan = _plan(project, runs, out, jobs, force, scheduler)
     seconds = {run.label: plan.estimates[run.label].seconds for run in plan.todo}
     resumed = [run.label for run in plan.todo if plan.checkpoints[run.label]]
+    sorted_runs = [*plan.todo, *(run for run in runs if run not in plan.todo)]
     with progress.showing(cost.Forecast(seconds, 1 if scheduler else plan.jobs, resumed)) as show:
-        results = cluster.execute(
-            project,
-            [*plan.todo, *(run for run in runs if run not in plan.todo)],
-            out,
-            jobs=plan.jobs,
-            force=force,
-            on_event=show,
-            scheduler=scheduler,
-        )
+        if scheduler:
+            from labs import cluster
+
+            how = {"scheduler": scheduler, "jobs": plan.jobs, "force": force, "on_event": show}
+            results = cluster.execute(project, sorted_runs, out, **how)
+        else:
+            results = runner.execute(project, sorted_runs, out, threads=1, jobs=plan.jobs, force=force, on_event=show)
     found = {result.run.label: result for result in results}
     return [found[run.label] for run in runs]
 

@@ -1,15 +1,14 @@
-"""Executes runs over Dask: within this process, or on the workers of any scheduler.
+"""Executes runs on the workers of a Dask scheduler.
 
 A worker gets a notebook's bytes and parameters, executes it in a folder of its own with one thread, and sends the
 folder back as bytes: it needs labutils, but no disk in common with the caller. Where it does see the folder of the
 run's checkpoints, it keeps them there; else on its own machine.
 
-What happens to a run on the way: a worker that dies loses it, and Dask gives it to another one; a run that has failed
-goes to a worker once more. After the second time it counts as failed. Ctrl-C, or the end of the caller in any other
-way, ends the kernels on the workers, too.
+A worker that dies loses its run, and Dask gives it to another one; a run that has failed goes to a worker once more,
+then counts as failed. When the caller ends, in whatever way, the kernels on the workers end, too.
 
-Dask executes what it receives. So a scheduler here has no address that another process could connect to; one that is
-reached over the network should demand certificates (``tls://``), which Dask's own configuration names.
+Dask executes what it receives. A scheduler that is reached over the network should demand certificates (``tls://``),
+which Dask's own configuration names.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import os
 import platform
 import shutil
@@ -26,14 +24,14 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from distributed import Client, KilledWorker, Scheduler, SpecCluster, Worker, get_worker
+from distributed import Client, KilledWorker, get_worker
 from distributed.client import FutureCancelledError
 from distributed.comm import get_address_host_port
 
@@ -42,9 +40,7 @@ from labs.jupyter import Failure, Job, Outcome, Say
 from labs.runner import PACKAGE, Event, LabsError, Project, Result, Run
 from labutils import identity
 
-ELSEWHERE = "elsewhere.txt"  # says on which machines a run's checkpoints lie
 SECONDS_TO_CONNECT = 8.0
-SECONDS_WITHOUT_WORKERS = 300.0
 SECONDS_TO_KEEP = freshness.DAYS_KEPT * 86400.0  # checkpoints on a worker's machine that nobody uses
 # What a worker process knows that a notebook's kernel must not: sweeps inside it would go back to the scheduler that it
 # came from, and an allocator that returns memory at once makes trainings slower.
@@ -57,18 +53,15 @@ def execute(
     out: Path,
     *,
     jobs: int,
+    scheduler: str,
     force: bool = False,
     on_event: Callable[[Event], None] | None = None,
-    scheduler: str | None = None,
 ) -> list[Result]:
-    """Execute runs over Dask, each with one thread; else as `runner.execute` does.
+    """Execute runs on the workers of a scheduler, each with one thread; else as `runner.execute`.
 
     Args:
-        out: the folder of the results.
         jobs: how many runs at once, at most.
-        force: execute also what is fresh, and start over what was interrupted.
-        on_event: called in the caller's thread for every event.
-        scheduler: address of a scheduler whose workers do it, such as ``tls://192.0.2.1:8786``; else this process.
+        scheduler: its address, such as ``tls://192.0.2.1:8786``.
 
     Raises:
         LabsError: the scheduler does not answer or goes away, or its workers lack labutils, have another version of
@@ -79,46 +72,21 @@ def execute(
         return runner.execute(project, runs, out, on_event=on_event)
 
     async def run_them() -> list[Result]:
-        async with _connect(scheduler, min(jobs, len(todo))) as client:
+        async with await _connect(scheduler) as client:
             await _check_workers(client, scheduler, cuda=any(run.device == "cuda" for run in todo))
             place = _Workers(client, jobs)
-            work = runner.execute_at(place, project, runs, out, force=force, on_event=on_event)
-            working, watching = asyncio.ensure_future(work), asyncio.ensure_future(place.watch())
-            try:
-                await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-                return working.result() if working.done() else watching.result()
-            finally:
-                working.cancel()
-                watching.cancel()
-                await asyncio.wait([working, watching])
+            return await runner.execute_at(place, project, runs, out, force=force, on_event=on_event)
 
     return runner.run_until_interrupted(run_them())
 
 
-@asynccontextmanager
-async def _connect(scheduler: str | None, jobs: int) -> AsyncIterator[Client]:
-    """A client of the scheduler with that address, or of one that ends with the block."""
-    options: dict[str, Any] = {"set_as_default": False, "asynchronous": True, "timeout": SECONDS_TO_CONNECT}
-    if scheduler is None:
-        # Scheduler and worker live in this process and meet in its memory: nobody else can connect to them.
-        with tempfile.TemporaryDirectory(prefix="labs-", ignore_cleanup_errors=True) as folder:
-            here = {"protocol": "inproc://", "dashboard": False}
-            worker = {"nthreads": jobs, "memory_limit": 0, "local_directory": folder, **here}
-            cluster = SpecCluster(
-                scheduler={"cls": _Scheduler, "options": here},
-                workers={0: {"cls": _Worker, "options": worker}},
-                asynchronous=True,
-                silence_logs=logging.CRITICAL,  # it would tell of every kernel that fails
-            )
-            async with cluster, Client(cluster, **options) as client:
-                yield client
-        return
+async def _connect(scheduler: str) -> Client:
     try:
         # A client that finds nobody leaves a thread behind and takes its time: knock first.
         socket.create_connection(get_address_host_port(scheduler), timeout=SECONDS_TO_CONNECT).close()
-        client = Client(scheduler, **options)
+        client = Client(scheduler, set_as_default=False, asynchronous=True, timeout=SECONDS_TO_CONNECT)
         try:
-            await client
+            return await client
         except BaseException:
             await client.close()  # else it does so later, and tells of it
             raise
@@ -128,23 +96,6 @@ async def _connect(scheduler: str | None, jobs: int) -> AsyncIterator[Client]:
             f"--scheduler {scheduler}: no Dask scheduler answers there ({reason}): start one with `dask scheduler` and"
             " give the address that it prints, such as tcp://192.0.2.1:8786"
         ) from None
-    async with client:
-        yield client
-
-
-class _WithoutPage:
-    """Dask would show a page of its own, at a port for everybody."""
-
-    def start_http_server(self, *arguments: Any, **options: Any) -> None:
-        """Open no port."""
-
-
-class _Scheduler(_WithoutPage, Scheduler):
-    """A scheduler that only its own process reaches."""
-
-
-class _Worker(_WithoutPage, Worker):
-    """A worker that only its own process reaches."""
 
 
 # --- The caller's side -------------------------------------------------------------------------------------------
@@ -162,7 +113,7 @@ def _remedy(where: str, differences: Sequence[str], scheduler: object) -> LabsEr
     )
 
 
-async def _check_workers(client: Client, scheduler: str | None, cuda: bool) -> None:
+async def _check_workers(client: Client, scheduler: str, cuda: bool) -> None:
     """Refuse workers whose results would not be ours."""
     try:
         await client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
@@ -170,23 +121,16 @@ async def _check_workers(client: Client, scheduler: str | None, cuda: bool) -> N
         raise LabsError(
             f"--scheduler {scheduler}: it has no workers: start some with `dask worker {scheduler} --nthreads 1`"
         ) from None
-    address = scheduler or client.scheduler.address
-    # First with nothing that another version of Python could not read, then with nothing of labutils.
+    # First with nothing that another version of Python could not read.
     for worker, python in (await client.run(platform.python_version)).items():
         if python != platform.python_version():
-            raise _remedy(f"worker {worker}", [f"python {python} instead of {platform.python_version()}"], address)
-
-    def find_labutils() -> bool:
-        from importlib.util import find_spec
-
-        return all(find_spec(name) for name in ("labs", "labs.jupyter", "labutils"))
-
-    for worker, found in (await client.run(find_labutils)).items():
-        if not found:
-            raise _remedy(f"worker {worker}", ["no labutils, or an older one"], address)
-    for worker, there in (await client.run(_identity)).items():
-        if differences := identity.differences(_identity(), there):
-            raise _remedy(f"worker {worker}", differences, address)
+            raise _remedy(f"worker {worker}", [f"python {python} instead of {platform.python_version()}"], scheduler)
+    for worker, there in (await client.run(_identity, on_error="return")).items():
+        differences = (
+            identity.differences(_identity(), there) if isinstance(there, dict) else ["no labutils, or an older one"]
+        )
+        if differences:
+            raise _remedy(f"worker {worker}", differences, scheduler)
 
     def sees_cuda() -> bool:
         import torch
@@ -209,19 +153,6 @@ class _Workers:
         self.listeners: dict[str, Say] = {}
         client.subscribe_topic(self.topic, self._hear)
 
-    async def watch(self) -> Any:
-        """Look for the workers, without end.
-
-        Raises:
-            LabsError: there has been none for a long time.
-        """
-        seen = time.monotonic()
-        while time.monotonic() - seen < SECONDS_WITHOUT_WORKERS:
-            await asyncio.sleep(1)
-            if self.client.scheduler_info()["workers"]:
-                seen = time.monotonic()
-        raise LabsError("the scheduler has no workers any more; what was finished stays, and checkpoints do")
-
     async def perform(self, job: Job, folder: Path, say: Say) -> Outcome:
         """Have a worker execute a job, a second one if the first dies or the job fails, and unpack what it made."""
         started, begun, note = time.monotonic(), 0, ""
@@ -236,9 +167,6 @@ class _Workers:
                 begun += 1
                 if begun > 1:
                     say({"kind": "again", "note": note or "its worker is gone"})
-                if job.checkpoints and message["own"]:
-                    with (job.checkpoints / ELSEWHERE).open("a", encoding="utf-8") as file:
-                        file.write(message["own"] + "\n")
 
         def failed(why: str) -> Outcome:
             return Outcome("", time.monotonic() - started, failure=Failure(why))
@@ -293,7 +221,7 @@ async def _perform(job: Job, caller: dict[str, str], topic: str, ticket: str) ->
         return task is not None and task.state in ("executing", "long-running")
 
     began, (checkpoints, own) = time.time_ns(), _checkpoints_here(job)
-    say({"kind": "begun", "own": f"{platform.node()}:{own}" if own else ""})
+    say({"kind": "begun"})
     if differences := identity.differences(caller, _identity()):  # of a worker that came later
         error = _remedy(f"worker {worker.address}", differences, worker.scheduler.address)
         raise FailedRun(Outcome("", 0.0, failure=Failure(str(error))), _pack(None))

@@ -10,7 +10,7 @@ import heapq
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,31 +21,17 @@ import yaml
 from labs import freshness, runner
 from labs.runner import Event, LabsError, Project, Run
 
-# By which factor an estimate may be wrong, in both directions.
-SPREAD = {"run before": 1.5, "published": 2.0, "estimated": 3.0, "as": 4.0}
 MEMORY_OF_UNKNOWN = 1024.0  # MiB
 SHARE_OF_MEMORY = 0.9  # the rest is for whatever else goes on
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes.
+    """What a run takes."""
 
-    Attributes:
-        seconds: with one thread; None where nothing is known.
-        memory: in MiB.
-        basis: where it is from: "run before" on this machine, "published" or "estimated" for another one, "as RUN" for
-            a run with other values, or "unknown".
-    """
-
-    seconds: float | None
-    memory: float
-    basis: str
-
-    @property
-    def spread(self) -> float:
-        """The factor by which the time may be wrong."""
-        return SPREAD.get(self.basis, SPREAD["as"] if self.basis.startswith("as ") else 1.0)
+    seconds: float | None  # with one thread; None where nothing is known
+    memory: float  # in MiB
+    basis: str  # "run before" here, "published" or "estimated" elsewhere, "as RUN" with other values, or "unknown"
 
 
 def estimates(project: Project, runs: Sequence[Run], out: Path) -> dict[str, Estimate]:
@@ -128,11 +114,10 @@ def room(needs: Iterable[float], jobs: int | None = None, memory: float | None =
 
 
 def wall_seconds(queue: Iterable[float], slots: int, busy: Iterable[float] = ()) -> float:
-    """When the last of many runs is done, if each begins as soon as there is room.
+    """When the last of many runs is done, if each begins as soon as one of the slots is free.
 
     Args:
         queue: seconds of the runs to come, in their order.
-        slots: how many at once.
         busy: seconds left of those at work.
 
     Example:
@@ -157,7 +142,6 @@ class Forecast:
         estimates: label to estimated seconds, in the order in which the runs begin; None where nothing is known.
         slots: how many runs at once, as far as known; more are counted when more are seen at work.
         resumed: labels of runs that go on from a checkpoint: how long they take says nothing of the others.
-        clock: seconds that only grow.
     """
 
     def __init__(
@@ -165,12 +149,10 @@ class Forecast:
         estimates: Mapping[str, float | None],
         slots: int = 1,
         resumed: Iterable[str] = (),
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._estimates = dict(estimates)
         self._slots = slots
         self._resumed = set(resumed)
-        self._clock = clock
         self._began: dict[str, float] = {}
         self._over: set[str] = set()
         self._ratios: list[float] = []
@@ -179,7 +161,7 @@ class Forecast:
         """Take an event of `runner.execute` into account."""
         label, estimated = event.run.label, self._estimates.get(event.run.label)
         if event.kind == "started":
-            self._began.setdefault(label, self._clock() - event.seconds)
+            self._began.setdefault(label, time.monotonic() - event.seconds)
             self._slots = max(self._slots, len(self._began))
         elif event.kind in ("done", "failed", "fresh"):
             self._began.pop(label, None)
@@ -206,7 +188,7 @@ class Forecast:
         whole = estimated * self.correction
         if label not in self._began:
             return whole
-        spent = self._clock() - self._began[label]
+        spent = time.monotonic() - self._began[label]
         return max(whole - spent, spent / 10)
 
     def total_left(self) -> float | None:

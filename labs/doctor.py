@@ -7,23 +7,20 @@ written where results go. At its top the module imports nothing but the standard
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import labutils
 from labutils import __version__
@@ -44,33 +41,17 @@ RESULTS_GIB, DOWNLOAD_GIB, NOTEBOOK_GIB = 1.0, 1.0, 1.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """What one check found."""
 
-    Attributes:
-        check: what was looked at, such as "kernel".
-        status: "ok", "warning" (the lab works, with limits) or "failure" (something of it does not work).
-        message: what is so, in words.
-        remedy: what helps; never empty for a failure.
-    """
-
-    check: str
-    status: Status
+    check: str  # what was looked at, such as "kernel"
+    status: Status  # "warning": the lab works, with limits; "failure": something of it does not work
     message: str
-    remedy: str = ""
-
-    def __post_init__(self) -> None:
-        if self.status == "failure" and not self.remedy:
-            raise ValueError(f"{self.check}: a failure without a remedy helps nobody")
+    remedy: str = ""  # what helps; never empty for a failure
 
 
 def examine(start: Path | None = None) -> Iterator[Finding]:
-    """Check the installation, one thing after the other; takes some ten seconds.
-
-    Args:
-        start: where to look for the lab, here and upward; the current folder by default.
-
-    Yields:
-        The findings, as they come. A check that breaks down is a failure itself and does not stop the others.
+    """Check the installation, one thing after the other; a check that breaks down is a failure itself and stops no
+    other.
     """
     project = None
     try:
@@ -90,14 +71,7 @@ def examine(start: Path | None = None) -> Iterator[Finding]:
 
 
 def main(*, as_json: bool = False) -> int:
-    """Examine the installation and print what was found.
-
-    Args:
-        as_json: print one JSON object in place of the lines.
-
-    Returns:
-        The exit code: 1 if there is a failure, else 0.
-    """
+    """Examine the installation, and print what was found; return 1 after a failure, else 0."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     findings = []
@@ -139,18 +113,10 @@ def _short(error: BaseException) -> str:
 
 def _packages(project: Project | None) -> Iterator[Finding]:
     from packaging.requirements import Requirement
-    from packaging.specifiers import SpecifierSet
 
-    declared = _declared()
-    wanted, version = SpecifierSet(declared["requires-python"]), platform.python_version()
-    if not wanted.contains(version, prereleases=True):
-        remedy = (
-            "make a new environment with a newer Python: make book PYTHON=python3.11, or conda as in environment.yml"
-        )
-        yield Finding("Python", "failure", f"{version}, but the lab needs {wanted}", remedy)
-    problems, other, pinned = [], [], _pinned()
-    for requirement in map(Requirement, declared["dependencies"]):
-        if requirement.marker and not requirement.marker.evaluate():
+    problems = []
+    for requirement in map(Requirement, metadata.requires("labutils") or ()):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
             found = metadata.version(requirement.name)
@@ -159,35 +125,15 @@ def _packages(project: Project | None) -> Iterator[Finding]:
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             problems.append(f"{requirement.name} is {found}; the lab needs {requirement.specifier}")
-        exact = pinned.get(requirement.name)
-        if exact and found.split("+")[0] != exact:  # 2.13.0+cpu is 2.13.0, built for the processor
-            other.append(f"{requirement.name} {found} ({exact})")
     for problem in problems:
         yield Finding("packages", "failure", problem, INSTALL)
     if not problems:
-        text = f"; not those of constraints.txt, in parentheses: {', '.join(other)}" if other else ""
-        yield Finding("packages", "ok", f"Python {version} in {sys.prefix}, all packages in their ranges{text}")
+        version = platform.python_version()
+        yield Finding("packages", "ok", f"Python {version} in {sys.prefix}, all packages in their ranges")
     own = project.root / "labutils" if project else PACKAGE
     if own.is_dir() and own.resolve() != PACKAGE.resolve():
         message = f"{__version__} in {PACKAGE}, but the lab here is {own.parent}"
         yield Finding("labutils", "failure", message, f"{INSTALL} (or work in the other folder)")
-
-
-def _declared() -> dict[str, Any]:
-    """What labutils declares in pyproject.toml, or, installed without its checkout, in its metadata."""
-    with contextlib.suppress(FileNotFoundError):
-        return tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    about = metadata.metadata("labutils")
-    lines = [line for line in metadata.requires("labutils") or [] if "extra ==" not in line]
-    return {"requires-python": about["Requires-Python"], "dependencies": lines}
-
-
-def _pinned() -> dict[str, str]:
-    """The exact versions of constraints.txt, by name; none without the file."""
-    with contextlib.suppress(FileNotFoundError):
-        text = (PACKAGE.parent / "constraints.txt").read_text(encoding="utf-8")
-        return dict(re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE))
-    return {}
 
 
 # --- Jupyter -----------------------------------------------------------------------------------------------------
@@ -208,43 +154,19 @@ def _kernel(project: Project | None) -> Iterator[Finding]:
     except (RuntimeError, OSError) as error:  # it died, did not answer, or its program is not there
         yield Finding("kernel", "failure", f"{KERNEL!r} does not start: {_short(error)}", remedy)
         return
+    asked = (
+        f"import sys, labutils.record\nif sys.prefix != {sys.prefix!r}: raise RuntimeError('it runs in ' + sys.prefix)"
+    )
     try:
-        prefix, error = _ask(client, "import sys, labutils.record", "sys.prefix")
+        reply = client.execute(asked, reply=True, timeout=KERNEL_SECONDS)["content"]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    if error:
-        yield Finding("kernel", "failure", f"in the kernel {KERNEL!r}, importing labutils fails: {error}", remedy)
-    elif Path(prefix).resolve() != Path(sys.prefix).resolve():
-        yield Finding("kernel", "failure", f"{KERNEL!r} runs in {prefix}, not in {sys.prefix}", remedy)
-    else:
+    if reply["status"] == "ok":
         yield Finding("kernel", "ok", f"{KERNEL!r} starts in this environment and imports labutils")
-
-
-def _ask(client: Any, code: str, expression: str) -> tuple[str, str]:
-    """Run code in a kernel; return an expression's value as text, and the error if there was one."""
-    reply = client.execute(code, user_expressions={"it": expression}, reply=True, timeout=KERNEL_SECONDS)["content"]
-    if reply["status"] != "ok":
-        return "", f"{reply.get('ename')}: {reply.get('evalue')}"
-    return reply["user_expressions"]["it"]["data"]["text/plain"].strip("'\""), ""
-
-
-def _notebooks(project: Project | None) -> Iterator[Finding]:
-    if project is None:
-        return  # said already
-    from labs import runner
-
-    remedy = "get the lab's notebooks again (git restore notebooks), or mend what the message names"
-    try:
-        found = runner.load_notebooks(project)
-    except runner.LabsError as error:
-        yield Finding("notebooks", "failure", str(error), remedy)
-        return
-    if not found:
-        yield Finding("notebooks", "failure", f"there is none in {project.notebooks}", remedy)
-        return
-    runs = sum(len(notebook.runs) for notebook in found.values())
-    yield Finding("notebooks", "ok", f"{len(found)} in {project.notebooks}, {runs} named runs")
+    else:
+        error = f"{reply.get('ename')}: {reply.get('evalue')}"
+        yield Finding("kernel", "failure", f"{KERNEL!r} cannot import this labutils: {error}", remedy)
 
 
 # --- Data --------------------------------------------------------------------------------------------------------
@@ -359,7 +281,6 @@ def _gpu(project: Project | None) -> Iterator[Finding]:
 CHECKS: dict[str, Callable[[Project | None], Iterator[Finding]]] = {
     "packages": _packages,
     "kernel": _kernel,
-    "notebooks": _notebooks,
     "data": _data,
     "torchvision": _torchvision,
     "memory": _memory,

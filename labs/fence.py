@@ -1,9 +1,8 @@
 """What stands between a student's code and the rest of the machine while a notebook is graded. It runs in the kernel.
 
 `stand` keeps a kernel from files that are not its business and from starting programs; `Seal` notices functions of
-labutils, NumPy and torch that were replaced, and puts them back before a check. Both tell an honest student from one
-who pokes about, and keep solutions out of feedback. Neither is a wall: whoever means harm gets around what runs in the
-same process. Grade what strangers hand in with an account or in a container of its own.
+labutils, NumPy and torch that were replaced, and puts them back. Neither is a wall: whoever means harm gets around what
+runs in the same process. Grade what strangers hand in with an account or in a container of its own.
 """
 
 from __future__ import annotations
@@ -75,14 +74,7 @@ class Seal:
         ]
 
     def mend(self, names: MutableMapping[str, Any]) -> list[str]:
-        """Put back what was replaced.
-
-        Args:
-            names: the notebook's, of which `exercise` may have been given to something else.
-
-        Returns:
-            The names of what was replaced.
-        """
+        """Put back what was replaced, also `exercise` in the notebook's `names`; return the names of it."""
         found = []
         for module, name, value, code in self._held:
             now = vars(module).get(name)

@@ -1,13 +1,13 @@
 """Tells whether a result belongs to the present code, parameters, versions and data; keeps results and checkpoints.
 
-A result is stamped, when it is made, with what it depends on; `status` compares the stamp with what is there now. It
-depends on its parameters, its data, the versions of the packages, the device where one is asked for, the notebook's
-code cells, and the code of labutils that these cells reach (see `labutils.identity`), all code without comments and
-docstrings. Exercises do not count, unless a later cell uses what they define.
+A result is stamped, when it is made, with what it depends on; `status` compares the stamp with what is there now:
+parameters, data, versions of packages, the device where one is asked for, the notebook's code cells, and the code of
+labutils that these reach (see `labutils.identity`), without comments and docstrings. Exercises do not count, unless a
+later cell uses what they define.
 
 Checkpoints (see `labutils.checkpoint`) are bound to what their training reads, not to the notebook: they stay in a
-hidden folder beside the result when a run is done, so that a run that is repeated for another figure trains nothing
-again. A run that is done keeps those alone that it used, at most `LARGEST_KEPT` bytes of them, for `DAYS_KEPT` days.
+hidden folder beside the result, so that a run that is repeated for another figure trains nothing again. A run that is
+done keeps those that it used, at most `LARGEST_KEPT` bytes of them, for `DAYS_KEPT` days.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ import labutils
 from labutils import identity
 from labutils.files import hash_file, write_atomically
 
-if TYPE_CHECKING:  # runner imports this module
+if TYPE_CHECKING:  # these import this module
+    from labs.jupyter import Outcome
     from labs.runner import Project, Run
 
 QUICK = "quick"
@@ -41,26 +42,18 @@ CHECKPOINTS = ".checkpoints"
 MADE_BY = "made_by.json"
 LARGEST_KEPT = 2**30
 DAYS_KEPT = 30
-_NAMED = 2  # parts of labutils that a stale result is told to miss by name
+_NAMED = 2  # changed parts of labutils that are told by name
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed.
+    """Why a run failed."""
 
-    Attributes:
-        error: ``ErrorName: message``.
-        cell: number of the cell in the notebook, from 1; 0 when no cell was at work.
-        cells: number of cells in the notebook.
-        source: the first lines of that cell.
-        traceback: the last lines of the traceback.
-    """
-
-    error: str
-    cell: int = 0
-    cells: int = 0
-    source: str = ""
-    traceback: str = ""
+    error: str  # "ErrorName: message"
+    cell: int = 0  # its number in the notebook, from 1; 0 when no cell was at work
+    cells: int = 0  # how many the notebook has
+    source: str = ""  # its first lines
+    traceback: str = ""  # the last lines
 
 
 @dataclass(frozen=True)
@@ -68,12 +61,10 @@ class Status:
     """What is known of a run's result.
 
     Attributes:
-        state: ``done`` only where the result belongs to the present code, parameters and data.
-        changed: for ``stale``: what changed since: "code …" with the names of what changed in labutils, "notebook",
-            "parameters", "versions", "device", "exercise", "data …" and "result …" with the names of files.
+        changed: for "stale": what changed since: "code …" with names of labutils, "notebook", "parameters", "versions",
+            "device", "exercise", "data …" and "result …" with names of files.
         seconds: how long the run took; None where there is no result.
-        failure: for ``failed``.
-        open: in a release, the cells of exercises that were not solved.
+        open: in a release, the exercises that were not solved.
     """
 
     state: Literal["not run", "done", "stale", "failed"]
@@ -84,12 +75,7 @@ class Status:
 
 
 def status(project: Project, run: Run, out: Path) -> Status:
-    """Compare a run's result with the present code, notebook, parameters, library versions and data.
-
-    Args:
-        run: the run; if it names a device, a result from another one is stale.
-        out: the folder of the results.
-    """
+    """Compare a run's result in the folder `out` with what it depends on, as that is now."""
     folder = run.folder(out)
     restore(folder)
     record = read_record(folder)
@@ -107,7 +93,7 @@ def status(project: Project, run: Run, out: Path) -> Status:
     changed += [f"data {Path(item['file']).name}" for item in record["data"] if not _same_data(item)]
     changed += [f"result {name}" for name in record["files"] if not (folder / name).is_file()]
     unsolved = tuple(record.get("open", ()))
-    if unsolved and record.get("exercises") != _hash_exercises(run.notebook.path):
+    if unsolved and record["exercises"] != _hash_exercises(run.notebook.path):
         changed.append("exercise")
     return Status("stale" if changed else "done", tuple(changed), record["seconds"], open=unsolved)
 
@@ -229,69 +215,45 @@ def _stat(path: Path) -> os.stat_result | None:
 # --- Results -----------------------------------------------------------------------------------------------------
 
 
-def write_record(
-    project: Project,
-    run: Run,
-    folder: Path,
-    *,
-    stamp: Mapping[str, Any],
-    started: str,
-    seconds: float,
-    data: Sequence[Mapping[str, Any]],
-    failure: Failure | None,
-    unsolved: Sequence[str] = (),
-) -> None:
+def write_record(project: Project, run: Run, folder: Path, stamp: Mapping[str, Any], outcome: Outcome) -> None:
     """Write run.json, by which `status` knows a result.
 
     Args:
         folder: where the run has left its files.
         stamp: what `stamp` returned when the run began.
-        started: date and time, ISO 8601.
-        seconds: how long it took.
-        data: what `describe_data` returned where the run was executed.
-        failure: what went wrong; None if nothing did.
-        unsolved: the cells of exercises that a student has not solved yet: once they change, the result is stale.
+        outcome: how it ended.
     """
     record = {
         "notebook": run.notebook.name,
         "run": run.name,
-        "status": "failed" if failure else "done",
-        "started": started,
-        "seconds": round(seconds, 3),
+        "status": "failed" if outcome.failure else "done",
+        "started": outcome.started,
+        "seconds": round(outcome.seconds, 3),
         "parameters": run.parameters,
         "device": run.device,
         "stamp": stamp,
         "version": labutils.__version__,
         "commit": _commit(project.root),
-        "data": [{**item} | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in data],
+        "data": [{**item} | ({} if Path(item["file"]).is_file() else {"elsewhere": True}) for item in outcome.data],
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
-        "error": asdict(failure) if failure else None,
-        **({"open": list(unsolved), "exercises": _hash_exercises(run.notebook.path)} if unsolved else {}),
+        "error": asdict(outcome.failure) if outcome.failure else None,
+        "open": outcome.open,
+        "exercises": _hash_exercises(run.notebook.path) if outcome.open else "",
     }
     write_atomically(folder / "run.json", json.dumps(record, indent=2, default=str) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What run.json says; None where it is missing or not readable, which means that nothing is known."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return (
-            record if {"status", "parameters", "stamp", "data", "files", "seconds", "error"} <= record.keys() else None
-        )
-    except (OSError, ValueError, AttributeError):
-        return None
+    """What run.json says; None where nothing is known."""
+    return _read(folder / "run.json", {"status", "parameters", "stamp", "data", "files", "seconds", "error"})
 
 
 def made_by(folder: Path) -> dict[str, str | None]:
-    """Tell which code made a result, for those who publish or show it.
-
-    Args:
-        folder: the result's.
+    """Tell which code made the result in a folder, for those who publish or show it; empty where there is none.
 
     Returns:
         ``code``: a digest of the notebook's and labutils' code that it depends on; ``version`` of labutils; ``commit``:
-        git's name of the state of the project, with "-dirty" for one that was changed since, None outside git;
-        ``date``: when the run began, ISO 8601. Empty where no run.json is.
+        git's name of the project's state, "-dirty" if changed since; ``date``: when the run began, ISO 8601.
     """
     record = read_record(folder)
     if record is None:
@@ -306,7 +268,7 @@ def made_by(folder: Path) -> dict[str, str | None]:
 
 
 def _commit(root: Path) -> str | None:
-    if not (root / ".git").exists():
+    if not (root / ".git").exists():  # in another project's git, perhaps
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with contextlib.suppress(OSError):
@@ -320,29 +282,27 @@ def replace(partial: Path, folder: Path) -> None:
 
     A kill between the two renames leaves the earlier one beside its place, from where `restore` brings it back.
     """
-    restore(folder, locked=True)
-    old = _old(folder)
+    old = _restore(folder)
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def restore(folder: Path, *, locked: bool = False) -> None:
-    """Put a result back that was about to be replaced when its process died.
+def restore(folder: Path) -> None:
+    """Put a result back that was about to be replaced when its process died."""
+    if _old(folder).exists() and (lock := _lock_if_free(folder)):
+        _restore(folder)
+        lock.release()
 
-    Args:
-        folder: the result's.
-        locked: whether the caller holds the run's lock.
-    """
+
+def _restore(folder: Path) -> Path:
     old = _old(folder)
-    lock = None if locked or not old.exists() else _lock_if_free(folder)
-    if old.exists() and (locked or lock):
+    if old.exists():
         if not folder.exists():
             os.replace(old, folder)
         shutil.rmtree(old, ignore_errors=True)
-    if lock:
-        lock.release()
+    return old
 
 
 def _old(folder: Path) -> Path:
@@ -368,32 +328,22 @@ def _lock_if_free(folder: Path) -> filelock.BaseFileLock | None:
 
 @dataclass(frozen=True)
 class Kept:
-    """The checkpoints of a run's trainings.
-
-    Attributes:
-        folder: where they lie.
-        saved: time of the last one, in seconds since the epoch.
-        unfinished: whether the run was interrupted, so that it goes on from them.
-    """
+    """The checkpoints of a run's trainings."""
 
     folder: Path
-    saved: float
-    unfinished: bool
+    saved: float  # time of the last one, in seconds since the epoch
+    unfinished: bool  # whether the run was interrupted, and goes on from them
 
 
 def kept(run: Run, out: Path) -> Kept | None:
-    """What an earlier try of a run left, done or not; None where it left nothing.
-
-    Args:
-        out: the folder of the results.
-    """
+    """What an earlier try of a run left in the folder `out` of the results, done or not; None for nothing."""
     folder = checkpoint_folder(run, out)
     times = [stat.st_mtime for path in _files(folder) if (stat := _stat(path))] if folder else []
     return Kept(folder, max(times), not _read_made_by(folder).get("done")) if folder and times else None
 
 
 def checkpoint_folder(run: Run, out: Path) -> Path | None:
-    """Where the trainings of a run keep their checkpoints; a quick run is over before it would need any."""
+    """Where a run keeps its checkpoints; a quick run is over before it would need any."""
     return None if run.name == QUICK else out / run.notebook.name / f".{run.name}{CHECKPOINTS}"
 
 
@@ -401,14 +351,14 @@ def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) 
     """Prepare the folder of a run's checkpoints; whoever calls it holds the run's lock.
 
     Args:
-        out: the folder of the results.
         threads: how many threads the run would compute with.
         force: whether to throw away what is there.
 
     Returns:
         The folder, None where the run keeps no checkpoints; how many threads to compute with, those of an interrupted
-        run, as more or fewer give other last digits; and what the folder's ``made_by.json`` says, by which another
-        machine knows whether it sees the same folder.
+        run,
+        as others give other last digits; and what the folder's ``made_by.json`` says, by which another machine knows
+        whether it sees the same folder.
     """
     folder = checkpoint_folder(run, out)
     if folder is None:
@@ -427,12 +377,8 @@ def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) 
 def close_checkpoints(folder: Path, *, done: bool) -> None:
     """Tidy up when a run has ended; whoever calls it holds the run's lock.
 
-    An interrupted run leaves everything to go on from. One that is done leaves what it used, written or read, without
-    the largest if they take more than `LARGEST_KEPT` together. Others' that nobody used for `DAYS_KEPT` days go, too.
-
-    Args:
-        folder: what `open_checkpoints` returned.
-        done: whether the run is done.
+    An interrupted run leaves everything, one that is done what it used. Others' that nobody used for `DAYS_KEPT` days
+    go.
     """
     if done:
         drop_unused(folder, (folder / MADE_BY).stat().st_mtime_ns)
@@ -444,12 +390,7 @@ def close_checkpoints(folder: Path, *, done: bool) -> None:
 
 
 def drop_unused(folder: Path, since: int) -> None:
-    """Remove the checkpoints that a run which is done did not use, and the largest of all too many bytes.
-
-    Args:
-        folder: where they lie.
-        since: when the run began, in nanoseconds since the epoch.
-    """
+    """Remove the checkpoints not used since a time (in ns since the epoch), and the largest of too many bytes."""
     stats = {path: stat for path in _files(folder) if (stat := _stat(path))}
     used = [path for path, stat in stats.items() if stat.st_mtime_ns >= since]
     used.sort(key=lambda path: stats[path].st_size)
@@ -474,9 +415,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_made_by(folder: Path) -> dict[str, Any]:
-    """What made_by.json says; empty where it is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and {"id", "threads", "done"} <= found.keys():
-            return found
-    return {}
+    return _read(folder / MADE_BY, {"id", "threads", "done"}) or {}
+
+
+def _read(path: Path, keys: set[str]) -> dict[str, Any] | None:
+    """A JSON object with these keys; None where a file is missing, damaged or of another form."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and keys <= found.keys() else None

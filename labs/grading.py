@@ -4,8 +4,6 @@
 its student nor those who come after. `Grade` runs what the exercises need and skips the lesson, in a kernel that has
 the labutils of the release, an empty folder, and no access to the lab, the course folder or the home folder
 (`labs.fence`). `Brief` and `Feedback` make pages without lesson and hidden tests, whose formulas need no network.
-`Grades` exports the points of each exercise.
-
 What an instructor should look at goes to ``notices.csv`` in the course folder.
 """
 
@@ -19,12 +17,11 @@ import functools
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,7 +47,7 @@ from traitlets.config import Config
 
 import labs
 from labs import submission
-from labs.jupyter import thread_environment
+from labs.jupyter import Forge, Start, is_alive, thread_environment
 from labs.site import mathjax_source
 
 NOTICES = "notices.csv"
@@ -69,7 +66,7 @@ def configure(config: Config, course: Path, release: Path) -> None:
     Args:
         config: what ``get_config()`` returns in ``nbgrader_config.py``.
         course: the course folder.
-        release: the folder that ``labs release`` made, with the labutils that grading uses.
+        release: the folder that ``labs release`` made.
 
     Raises:
         LabsError: it is no release.
@@ -99,8 +96,6 @@ class Submission(NbGraderPreprocessor):
         """Tell the instructor something, in the log and in a table.
 
         Args:
-            resources: nbgrader's, which name the submission.
-            notices: what to tell.
             anew: whether what the table says of this submission is from an earlier grading.
         """
         about = [resources["nbgrader"][column] for column in COLUMNS[:-1]]
@@ -269,47 +264,16 @@ def kernel_environment(release: Path) -> dict[str, str]:
         **kept,
         **thread_environment(1),
         "PYTHONPATH": str(release),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",
         "NBGRADER_EXECUTION": "autograde",
     }
 
 
-class Forge:
-    """A process that has imported the libraries once, and forks the kernels; see `labs.jupyter`."""
-
-    def __init__(self, release: Path) -> None:
-        compileall.compile_dir(release, quiet=2, maxlevels=1)  # kernels may not write there
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "labs.jupyter"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=kernel_environment(release),
-            cwd=release,
-            start_new_session=True,
-        )
-
-    def fork(self, connection: str, folder: str, environment: Mapping[str, str]) -> int:
-        """Start a kernel; return its process."""
-        log = str(Path(folder) / "log.txt")
-        Path(log).touch()
-        task = {"connection": connection, "cwd": folder, "log": log, "environment": environment}
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(task).encode() + b"\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        """End it."""
-        self.process.communicate()
-
-
 @functools.cache
 def forge(release: str) -> Forge:
     """The forge for a release, which ends with this process."""
-    return Forge(Path(release))
+    compileall.compile_dir(release, quiet=2, maxlevels=1)  # kernels may not write there
+    return Forge(kernel_environment(Path(release)), Path(release))
 
 
 class Forked(LocalProvisioner):
@@ -320,7 +284,8 @@ class Forked(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
         """Fork it, in place of starting the command."""
         self.cwd = options["cwd"]
-        self.pid = self.pgid = forge(self.release).fork(self.parent.connection_file, self.cwd, options["env"])
+        start = Start(dict(options["env"]), Path(self.cwd), Path(self.cwd, "log.txt"))
+        self.pid = self.pgid = forge(self.release).fork(self.parent.connection_file, start).pid
         self.process = _Process(self.pid)
         return self.connection_info
 
@@ -331,10 +296,7 @@ class _Process(psutil.Process):
     stdin = stdout = stderr = None
 
     def poll(self) -> int | None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if self.is_running() and self.status() != psutil.STATUS_ZOMBIE:
-                return None
-        return 0
+        return None if is_alive(self) else 0
 
     def wait(self, timeout: float | None = None) -> int:
         return 0

@@ -2,10 +2,8 @@
 
 papermill puts the parameters into the notebook, nbclient sends its cells. A kernel listens on sockets in a folder that
 nobody else may enter, demands a signature on every message, and ends when the process that started it ends, in
-whatever way.
-
-Importing torch, scipy and the rest takes a kernel some five seconds of processor time. Where many short notebooks are
-to be executed, a `Forge` imports them once and forks the kernels from there.
+whatever way. Importing torch, scipy and the rest takes it five seconds of processor time: where many short notebooks
+are to be executed, a `Forge` imports them once and forks the kernels from there.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -51,44 +48,28 @@ Say = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A run as whoever executes it needs it, on this machine or another.
-
-    Attributes:
-        name: the run's name.
-        notebook: the bytes of the notebook.
-        parameters: the values that replace defaults.
-        threads: how many threads to compute with.
-        checkpoints: the folder for the checkpoints of its trainings; None where it keeps none.
-        made_by: what that folder's ``made_by.json`` says; who finds another text there sees another folder.
-        students: whether the notebook is a student's, whose exercises may be open: they do not end the run.
-    """
+    """A run as whoever executes it needs it, on this machine or another."""
 
     name: str
     notebook: bytes = field(repr=False)
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # in place of defaults
     threads: int
-    checkpoints: Path | None = None
-    made_by: str = field(default="", repr=False)
-    students: bool = False
+    checkpoints: Path | None = None  # their folder, if it keeps any
+    made_by: str = field(
+        default="", repr=False
+    )  # what made_by.json says there: who finds another text sees another folder
+    students: bool = False  # exercises may be open: they do not end the run
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How executing a job ended.
+    """How executing a job ended."""
 
-    Attributes:
-        started: date and time, ISO 8601.
-        seconds: how long it took.
-        data: the data files that it read, with what tells whether they change.
-        failure: what went wrong; None if nothing did.
-        open: the cells of exercises that a student has not solved yet.
-    """
-
-    started: str
+    started: str  # ISO 8601
     seconds: float
-    data: list[dict[str, Any]] = field(default_factory=list)
+    data: list[dict[str, Any]] = field(default_factory=list)  # see `freshness.describe_data`
     failure: Failure | None = None
-    open: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)  # exercises that a student has not solved yet
 
 
 async def carry_out(
@@ -105,8 +86,8 @@ async def carry_out(
     """
     import nbformat
 
-    started, clock = datetime.now(UTC), time.monotonic()
-    notebook, file, log = nbformat.reads(job.notebook.decode(), as_version=4), folder / "notebook.ipynb", None
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    notebook, log = nbformat.reads(job.notebook.decode(), as_version=4), folder / "log.txt"
     environment = {
         **{key: value for key, value in environment.items() if key != "LABUTILS_CHECKPOINTS"},
         **thread_environment(job.threads),
@@ -115,25 +96,20 @@ async def carry_out(
         "TQDM_DISABLE": "1",  # a progress bar in a page of the book is litter
         **({"LABUTILS_CHECKPOINTS": str(job.checkpoints)} if job.checkpoints else {}),
     }
-    log = folder / "log.txt"
     unsolved: list[str] | None = [] if job.students else None
     try:
-        failure = await _execute(notebook, job.parameters, _Start(environment, cwd, log), say, forge, unsolved)
+        failure = await _execute(notebook, job.parameters, Start(environment, cwd, log), say, forge, unsolved)
     finally:
-        nbformat.write(notebook, file)
+        nbformat.write(notebook, folder / "notebook.ipynb")
     if failure is None:
         log.unlink(missing_ok=True)
-    seconds = time.monotonic() - clock
-    return Outcome(
-        started.isoformat(timespec="seconds"), seconds, freshness.describe_data(folder), failure, unsolved or []
-    )
+    return Outcome(started, time.monotonic() - clock, freshness.describe_data(folder), failure, unsolved or [])
 
 
 def thread_environment(threads: int) -> dict[str, str]:
     """The environment variables of a process that computes with so many threads beside others.
 
-    Threads that wait by spinning take the cores from the others' work: on a busy machine, small networks then trained
-    up to sixty times slower. So they wait passively.
+    Threads that wait by spinning take the cores from the others' work: small networks trained up to sixty times slower.
     """
     return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -144,7 +120,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 async def _execute(
     notebook: NotebookNode,
     parameters: Mapping[str, Any],
-    start: _Start,
+    start: Start,
     say: Say,
     forge: Forge | None,
     unsolved: list[str] | None,
@@ -164,7 +140,9 @@ async def _execute(
         for cell in notebook.cells:
             cell.metadata.setdefault("tags", [])
         notebook.cells = parameterize_notebook(notebook, dict(parameters), comment="Parameters of this run").cells
-    injected = {index for index, cell in enumerate(notebook.cells) if "injected-parameters" in _tags(cell)}
+    injected = {
+        index for index, cell in enumerate(notebook.cells) if "injected-parameters" in cell.metadata.get("tags", ())
+    }
     at = -1  # the cell at work
 
     def failure(error: str, traceback: str = "") -> Failure:
@@ -207,27 +185,17 @@ def _leave_if_cancelled() -> None:
         raise asyncio.CancelledError from None
 
 
-def _tags(cell: NotebookNode) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
 @dataclass(frozen=True)
-class _Start:
-    """What a kernel starts with.
+class Start:
+    """What a kernel starts with."""
 
-    Attributes:
-        environment: its environment variables, all of them.
-        cwd: its current folder.
-        log: the file that takes what its process writes outside of cells.
-    """
-
-    environment: dict[str, str]
+    environment: dict[str, str]  # all of it
     cwd: Path
-    log: Path
+    log: Path  # takes what its process writes outside of cells
 
 
 @contextlib.asynccontextmanager
-async def _kernel(start: _Start, forge: Forge | None) -> AsyncIterator[AsyncKernelClient]:
+async def _kernel(start: Start, forge: Forge | None) -> AsyncIterator[AsyncKernelClient]:
     """A client of a new kernel, which ends with the block."""
     from jupyter_client import write_connection_file
     from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -237,9 +205,7 @@ async def _kernel(start: _Start, forge: Forge | None) -> AsyncIterator[AsyncKern
         """A client that knows the process of its kernel."""
 
         async def _async_is_alive(self) -> bool:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-            return False
+            return is_alive(process)
 
         is_alive = _async_is_alive
 
@@ -249,7 +215,7 @@ async def _kernel(start: _Start, forge: Forge | None) -> AsyncIterator[AsyncKern
         connection, _ = write_connection_file(f"{folder}/kernel.json", key=new_id_bytes(), **how)
         client = Client()
         client.load_connection_file(connection)
-        process = (await forge.fork(connection, start) if forge else None) or _spawn(connection, start)
+        process = await asyncio.to_thread(forge.fork, connection, start) if forge else _spawn(connection, start)
         try:
             client.start_channels()
             await client.wait_for_ready(timeout=SECONDS_TO_START)
@@ -260,7 +226,7 @@ async def _kernel(start: _Start, forge: Forge | None) -> AsyncIterator[AsyncKern
             _end(process)
 
 
-def _spawn(connection: str, start: _Start) -> psutil.Process:
+def _spawn(connection: str, start: Start) -> psutil.Process:
     """Start a kernel as a new process."""
     with start.log.open("wb") as log:
         return psutil.Popen(
@@ -292,6 +258,13 @@ def _become_kernel(connection: str) -> None:
     launch_new_instance()
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process is there, and has not ended without its parent's notice."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def _end(process: psutil.Process) -> None:
     """End a kernel and what it started: it leads a group of processes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -309,49 +282,39 @@ class Forge:
 
     labutils itself is left to the kernels, so that each has the code as it is then. Linux only: elsewhere libraries do
     not take well to forking.
-
-    Args:
-        threads: how many threads the kernels compute with.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._asking = asyncio.Lock()
-
-    async def __aenter__(self) -> Forge:
+    def __init__(self, environment: Mapping[str, str], cwd: Path | None = None) -> None:
         # Where the user has not chosen one: the backend of Jupyter, as in any other kernel.
-        backend = {"MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"}
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "labs.jupyter"),  # -P: nothing in the folder shadows a library
+        backend = {"MPLBACKEND": environment.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"}
+        self._asking = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "labs.jupyter"],  # -P: nothing in the folder shadows a library
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **thread_environment(self.threads), **backend},
+            env={**environment, **backend},
+            cwd=cwd,
             start_new_session=True,
         )
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-
-    async def fork(self, connection: str, start: _Start) -> psutil.Process | None:
-        """Start a kernel; None where it must be another process, as it computes with other threads."""
-        if start.environment[THREAD_VARIABLES[0]] != str(self.threads):
-            return None
+    def fork(self, connection: str, start: Start) -> psutil.Process:
+        """Start a kernel."""
         start.log.touch()
         task = {"connection": connection, "cwd": str(start.cwd), "log": str(start.log)}
-        async with self._asking:
+        line = json.dumps(task | {"environment": start.environment}).encode() + b"\n"
+        with self._asking:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
-            try:
-                self._process.stdin.write(json.dumps(task | {"environment": start.environment}).encode() + b"\n")
-                return psutil.Process(int(await self._process.stdout.readline()))
-            except (ValueError, OSError, psutil.NoSuchProcess):  # it is gone
-                return None
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+            return psutil.Process(int(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End it, and the kernels."""
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
 
 def _imports() -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""The pages that the book makes by itself: claims, results, benchmarks, reference.
+"""The pages that the book makes by itself: claims, results, benchmarks, reference; all in MyST Markdown.
 
-Each function returns MyST Markdown. What comes out of a metrics.json is shown as it is, whatever it holds: `plain`
-takes the meaning from every sign that Markdown would read.
+What comes out of a metrics.json is shown as it is, whatever it holds: `plain` takes the meaning from every sign that
+Markdown would read.
 """
 
 from __future__ import annotations
@@ -86,12 +86,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def source_runs(root: Path, notebooks: Iterable[str]) -> dict[str, SourceRun]:
-    """Return the published source runs of notebooks by label, such as "21_fit:d1".
-
-    Args:
-        root: the folder of the lab.
-        notebooks: names.
-    """
+    """Return the published source runs of notebooks by label, such as "21_fit:d1"."""
     from labutils import published
 
     runs = [run for name in notebooks for run in published.load(root, name) if run.metrics]
@@ -103,17 +98,11 @@ def source_runs(root: Path, notebooks: Iterable[str]) -> dict[str, SourceRun]:
 
 @dataclass(frozen=True)
 class Row:
-    """A claim as the quick run and the source runs of a notebook found it.
-
-    Attributes:
-        notebook: the notebook's name.
-        id: the claim's own, unique in its notebook.
-        runs: name of the run to the claim as its metrics.json has it; never empty.
-    """
+    """A claim as the quick run and the source runs of a notebook found it."""
 
     notebook: str
-    id: str
-    runs: Mapping[str, Metrics]
+    id: str  # unique in its notebook
+    runs: Mapping[str, Metrics]  # name of the run to the claim as its metrics.json has it; never empty
 
     @property
     def claim(self) -> Metrics:
@@ -146,10 +135,10 @@ class Row:
 def claim_rows(
     notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], runs: Mapping[str, SourceRun]
 ) -> tuple[list[Row], dict[str, list[Metrics]]]:
-    """Bring the claims of all runs together by notebook and id.
+    """Bring the claims of all runs together by notebook and id; one that the notebook no longer makes is left out.
 
     Args:
-        notebooks: name to notebook. A recorded claim that the notebook no longer makes is left out.
+        notebooks: name to notebook.
         quick: notebook's name to the metrics.json of its quick run.
         runs: what `source_runs` returned.
 
@@ -175,8 +164,7 @@ def claim_rows(
 def made_by(notebook: Notebook) -> Callable[[str], bool]:
     """Return whether a notebook makes the claim of an id: its code names it in a call ``….claim(id, …)``.
 
-    An id that the code puts together (an f-string) may have any words where the code inserts values; one that it reads
-    from a variable may be any.
+    An f-string may have any words where the code inserts values; an id that is read from a variable may be any.
     """
     patterns = []
     for cell in nbformat.read(notebook.path, as_version=4).cells:
@@ -186,16 +174,10 @@ def made_by(notebook: Notebook) -> Callable[[str], bool]:
             nodes = []
         for node in nodes:
             match node:
-                case ast.Call(func=ast.Attribute(attr="claim"), args=[ast.Constant(value=str() as id), *_]):
-                    patterns.append(re.escape(id))
-                case ast.Call(func=ast.Attribute(attr="claim"), args=[ast.JoinedStr(values=parts), *_]):
-                    patterns.append(
-                        "".join(
-                            re.escape(getattr(p, "value", "")) if isinstance(p, ast.Constant) else ".+" for p in parts
-                        )
-                    )
-                case ast.Call(func=ast.Attribute(attr="claim"), args=[_, *_]):
-                    patterns.append(".+")
+                case ast.Call(func=ast.Attribute(attr="claim"), args=[id, *_]):
+                    parts = id.values if isinstance(id, ast.JoinedStr) else [id]
+                    known = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts]
+                    patterns.append("".join(known))
     whole = re.compile("|".join(patterns) or r"(?!)")
     return lambda id: whole.fullmatch(id) is not None
 
@@ -203,9 +185,7 @@ def made_by(notebook: Notebook) -> Callable[[str], bool]:
 def claims_page(notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], runs: Mapping[str, SourceRun]) -> str:
     """Return all claims as one page: what the sources say, what the runs show, disagreements first.
 
-    Each claim is a block that opens; book/_static/lab.js adds filters, search and sorting to them.
-
-    Args: as of `claim_rows`.
+    Each claim is a block that opens; book/_static/lab.js adds filters, search and sorting. Args: as of `claim_rows`.
     """
     rows, old = claim_rows(notebooks, quick, runs)
     lines = [
@@ -455,8 +435,7 @@ def ours(
     Args:
         row: with ``ours``, run to the path of a metric, or ``claim``, run to the id of a claim.
         key: what stands for ``$key`` in the path.
-        runs: what `source_runs` returned.
-        column: what stands for ``$column`` in the path.
+        column: what stands for ``$column``.
 
     Returns:
         The label of the run; and a value a seed, the claim, or None if no such run is published.
@@ -521,7 +500,7 @@ def compare(reported: str, values: Sequence[float], kind: str = "mean", within: 
     """Compare a reported number with ours: "as reported", "higher", "lower" (ours is), or "" if nobody can tell.
 
     Args:
-        reported: the number as the document writes it: its digits say how exactly, "≈" one digit less.
+        reported: as the document writes it: its digits say how exactly, "≈" one digit less.
         values: ours, one a seed.
         kind: "ratio" for positive numbers that are compared by their logarithms, such as losses.
         within: how far apart they may be; without it, as far as 95 % of further trainings would fall.
@@ -553,11 +532,7 @@ def compare(reported: str, values: Sequence[float], kind: str = "mean", within: 
 
 
 def benchmarks_table(kept: Mapping[str, Any]) -> str:
-    """Return the recorded benchmarks: the machine, then one table for each part.
-
-    Args:
-        kept: what ``python -m tests.benchmarks`` wrote; empty where nothing is recorded.
-    """
+    """Return the recorded benchmarks (of ``python -m tests.benchmarks``): the machine, then a table for each part."""
     if not kept:
         return "No run of `make bench` is recorded yet.\n"
     rows, machine = kept["rows"], kept["machine"]
@@ -586,12 +561,9 @@ def benchmarks_table(kept: Mapping[str, Any]) -> str:
 # --- The reference pages -----------------------------------------------------------------------------------------
 
 
-def reference_pages(package: Path, command: Path | None = None) -> dict[str, str]:
-    """Return one page for each module of the package, from its docstrings, and one that lists them.
-
-    Args:
-        package: the folder of the package that notebooks import.
-        command: the folder of the package behind the command, of which one table tells the modules.
+def reference_pages(package: Path, command: Path) -> dict[str, str]:
+    """Return a page for each module that notebooks import, from its docstrings, and one that lists them and the
+    command's.
 
     Returns:
         Path below the book's folder to MyST Markdown.
@@ -606,15 +578,9 @@ def reference_pages(package: Path, command: Path | None = None) -> dict[str, str
         pages[f"reference/{module}.md"] = f"# {module}\n\n{directive}"
     lines = ["# The module labutils", "", "What the notebooks share. These pages are made from the docstrings.", ""]
     lines += list_table(rows, widths="25 75")
-    if command is not None:
-        lines += [
-            "## Behind the command",
-            "",
-            "`labs --help` tells what the command does. It is made of these modules:",
-            "",
-        ]
-        rows = [[f"{command.name}.{path.stem}", summary] for path, summary in _modules(command)]
-        lines += list_table([["Module", "What it does"], *rows], widths="25 75")
+    lines += ["## Behind the command", "", "`labs --help` tells what it does. It is made of these modules:", ""]
+    rows = [[f"{command.name}.{path.stem}", summary] for path, summary in _modules(command)]
+    lines += list_table([["Module", "What it does"], *rows], widths="25 75")
     pages["reference/index.md"] = "\n".join(lines)
     return pages
 

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from labs.cost import Forecast
 
 
+# Kind of event to what is said of its run, and how; a run at work tells its cell.
+STATES = {
+    "fresh": ("up to date", "green"),
+    "waiting": ("waits: another process is running it", "dim"),
+    "started": ("started", "default"),
+    "cell": ("", ""),
+    "again": ("tries once more", "yellow"),
+    "done": ("done", "green"),
+    "failed": ("FAILED", "bold red"),
+}
+
+
 def console() -> Console:
     """Standard output, as wide as it is; a pipe or a file has no width: there is room for whole lines."""
     found = Console(highlight=False)
@@ -27,11 +39,7 @@ def console() -> Console:
 
 @contextmanager
 def showing(forecast: Forecast | None = None) -> Iterator[Callable[[Event], None]]:
-    """What shows each event.
-
-    Args:
-        forecast: it is told of every event, and the time left is shown.
-    """
+    """What shows each event, and with a forecast the time left."""
     screen = console()
     lively = screen.is_terminal and not screen.is_dumb_terminal
     display = _Display(screen, forecast) if lively else None
@@ -53,23 +61,17 @@ def showing(forecast: Forecast | None = None) -> Iterator[Callable[[Event], None
 
 def _print(event: Event, forecast: Forecast | None) -> None:
     """A line for what has become of a run; of one that takes long, also that it has begun."""
-    left = ""
+    if event.kind == "cell" or (event.kind == "started" and not forecast):
+        return
+    told = []
     if forecast and event.kind in ("started", "done", "failed"):
         own, total = forecast.left(event.run.label), forecast.total_left()
-        told = [f"about {duration(own)}"] if own is not None and event.kind == "started" else []
+        told += [f"about {duration(own)}"] if own is not None and event.kind == "started" else []
         told += [f"all in about {duration(total)}"] if total else []
-        left = f" ({', '.join(told)})" if told else ""
-    text = {
-        "fresh": "up to date",
-        "waiting": "waits: another process is running it",
-        "started": "started" if forecast else "",
-        "again": f"tries once more: {event.note}",
-        "done": f"done in {duration(event.seconds)}",
-        "failed": f"FAILED after {duration(event.seconds)}",
-    }.get(event.kind)
-    if text:
-        note = f", {event.note}" if event.note and event.kind in ("fresh", "done") else ""
-        click.echo(f"{event.run.label}: {text}{note}{left}")
+    took = {"done": f" in {duration(event.seconds)}", "failed": f" after {duration(event.seconds)}"}.get(event.kind, "")
+    note = f", {event.note}" if event.note else ""
+    left = f" ({', '.join(told)})" if told else ""
+    click.echo(f"{event.run.label}: {STATES[event.kind][0]}{took}{note}{left}")
 
 
 class _Display:
@@ -108,22 +110,14 @@ class _Display:
         label = event.run.label
         if label not in self.tasks:
             self.tasks[label] = self.progress.add_task(escape(label), total=event.cells or 1, note="", label=label)
-        note = {
-            "fresh": f"[green]up to date[/]{_after(event.note)}",
-            "waiting": "another process is running it",
-            "done": f"[green]done[/]{_after(event.note)}",
-            "failed": "[bold red]failed[/]",
-            "again": f"once more: {escape(event.note)}",
-        }.get(event.kind, f"cell {event.cell}/{event.cells}")
+        text, style = STATES[event.kind]
+        state = f"[{style}]{text}[/]" if text else f"cell {event.cell}/{event.cells}"
+        note = state + (f", {escape(event.note)}" if event.note else "")
         over = event.kind in ("fresh", "done", "failed")
         total, completed = (1, 1) if over else (event.cells or None, event.cell)
         self.progress.update(self.tasks[label], note=note, total=total, completed=completed)
         if self.total is not None and event.kind in ("done", "failed"):
             self.progress.advance(self.total)
-
-
-def _after(note: str) -> str:
-    return f", {escape(note)}" if note else ""
 
 
 def duration(seconds: float) -> str:

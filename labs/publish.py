@@ -7,7 +7,6 @@ book makes its pages of claims and results from them.
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import re
@@ -31,21 +30,13 @@ _MACHINE_PATH = re.compile(r"(?<![\w.:/~-])(?:~?(?:/[\w.+-]+){2,}|~/[\w.+-]+|[A-
 
 @dataclass(frozen=True)
 class Published:
-    """A run that was published.
-
-    Attributes:
-        run: the run.
-        path: its metrics.json beside the book.
-        size: of this file and the figures, in bytes.
-        replaced: when the run that the file held before was started; empty where there was none.
-        changed: whether a file is not what it was before.
-    """
+    """A run that was published."""
 
     run: Run
-    path: Path
-    size: int
-    replaced: str = ""
-    changed: bool = True
+    path: Path  # its metrics.json beside the book
+    size: int  # of this file and the figures, in bytes
+    replaced: str = ""  # when the run that the file held before was started
+    changed: bool = True  # whether a file is not what it was before
 
 
 def folder(project: Project) -> Path:
@@ -59,10 +50,9 @@ def choose(
     """Choose the runs that the words of a command line mean.
 
     Args:
-        project: the lab.
-        notebooks: what `runner.load_notebooks` returned.
-        names: ``NOTEBOOK:RUN``, which must be fit to be published, or ``NOTEBOOK``, which means those of its named
-            runs that are; none means those of every notebook.
+        names: NOTEBOOK:RUN, which must be fit to be published, or NOTEBOOK, which means those of its named runs that
+            are;
+            none means those of every notebook.
         results: the folder of the results.
         stale: take also a run that earlier code, other versions of libraries or other data files made.
 
@@ -93,15 +83,7 @@ def choose(
 
 
 def publish(project: Project, runs: Sequence[Run], results: Path) -> list[Published]:
-    """Copy metrics and figures of runs to the book: of all of them, or of none where one is not fit.
-
-    Args:
-        project: the lab.
-        runs: what `choose` returned.
-        results: the folder of the results.
-
-    Returns:
-        One entry a run, in their order.
+    """Copy metrics and figures of chosen runs to the book: of all of them, or of none where one is not fit.
 
     Raises:
         LabsError: a run's metrics.json or one of its figures is missing or another run's, holds a path of this machine,
@@ -122,26 +104,6 @@ def publish(project: Project, runs: Sequence[Run], results: Path) -> list[Publis
         size = sum(map(len, files.values()))
         done.append(Published(run, path, size, _started(before.get("metrics.json", b"")), before != files))
     return done
-
-
-def portable(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from a run's metrics what belongs to this machine: the folders of the data's files.
-
-    Args:
-        metrics: what metrics.json holds.
-
-    Returns:
-        A copy in which a data file is told by its name.
-
-    Example:
-        >>> portable({"provenance": {"data": [{"name": "mnist", "file": "/data/mnist.npz"}]}})
-        {'provenance': {'data': [{'name': 'mnist', 'file': 'mnist.npz'}]}}
-    """
-    kept = copy.deepcopy(dict(metrics))
-    for data in kept.get("provenance", {}).get("data", []):
-        if data.get("file"):
-            data["file"] = re.split(r"[\\/]", data["file"])[-1]
-    return kept
 
 
 def _against(project: Project, run: Run, results: Path, stale: bool) -> str | None:
@@ -176,36 +138,35 @@ def _content(project: Project, run: Run, results: Path) -> dict[str, bytes]:
     recorded = f"{metrics.get('notebook')}:{metrics.get('run')}"
     if recorded != run.label:
         raise LabsError(f"{path} is that of {recorded}, not of {run.label}")
-    kept = portable(metrics)
-    provenance = kept.setdefault("provenance", {})
+    provenance = metrics.setdefault("provenance", {})
+    for data in provenance.get("data", []):
+        if data.get("file"):  # its folder belongs to this machine
+            data["file"] = re.split(r"[\\/]", data["file"])[-1]
     provenance["made_by"] = freshness.made_by(source)
     if changed := freshness.status(project, run, results).changed:
         provenance["changed_since"] = list(changed)
     files = {}
-    for figure in kept.get("figures", []):
+    for figure in metrics.get("figures", []):
         try:
             suffix, content = compress((source / figure["file"]).read_bytes())
         except OSError:
             raise LabsError(f"{run.label} cannot be published: its figure {figure['file']} is missing") from None
         figure["file"] = str(Path(figure["file"]).with_suffix(suffix).as_posix())
         files[figure["file"]] = content
-    for where, text in _texts(kept):
+    for where, text in _texts(metrics):
         if found := _MACHINE_PATH.search(text):
             raise LabsError(
                 f"{run.label} cannot be published: {where} holds a path of this machine, {found.group()}; "
                 "record a name instead"
             )
-    content = (layout(kept) + "\n").encode()
+    content = (layout(metrics) + "\n").encode()
     if len(content) > LARGEST:
-        raise LabsError(_too_big(run, kept, len(content)))
+        raise LabsError(_too_big(run, metrics, len(content)))
     return files | {"metrics.json": content}
 
 
 def compress(picture: bytes) -> tuple[str, bytes]:
-    """Make a picture at most 60 kB large: without loss if that will do, else with as little as it takes.
-
-    Args:
-        picture: a PNG file.
+    """Make a PNG picture at most 60 kB large: without loss if that will do, else with as little as it takes.
 
     Returns:
         The ending of its name and the content: of the smaller one of PNG and WebP.

@@ -8,12 +8,8 @@ the named runs in ``notebooks/runs.yaml``. Every run has a folder of its own::
                              figures/*.png
                              run.json         status, time, error, and the stamp that tells whether it is fresh
 
-A run works in a hidden folder beside its own, which takes the final name when the run is over. So a result is
-there as a whole or not at all, and an interrupted run leaves the earlier result as it was. The trainings of named
-runs and of those with other values keep checkpoints in another hidden folder (see ``labutils.checkpoint``), which goes
-when the run is done: the same command continues an interrupted run.
-
-This module executes runs in kernels on this machine; ``labs.cluster`` hands the same work to Dask workers.
+A run works in a hidden folder beside its own, which takes the final name when the run is over: a result is there as a
+whole or not at all. This module executes runs in kernels on this machine, ``labs.cluster`` on Dask workers.
 """
 
 from __future__ import annotations
@@ -29,6 +25,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,15 +56,10 @@ class LabsError(Exception):
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with notebooks, and the package whose code the notebooks use.
+    """A folder with notebooks, and the package whose code they use."""
 
-    Args:
-        root: the folder that holds ``notebooks/runs.yaml``.
-        package: the folder of the ``labutils`` package; its modules are part of a run's stamp.
-    """
-
-    root: Path
-    package: Path = field(default_factory=lambda: PACKAGE)
+    root: Path  # holds notebooks/runs.yaml
+    package: Path = field(default_factory=lambda: PACKAGE)  # its modules are part of a run's stamp
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", self.root.resolve())  # the processes of runs work in another folder
@@ -85,28 +77,14 @@ class Project:
 
 @dataclass(frozen=True)
 class Notebook:
-    """One notebook as it is in the repository.
-
-    Attributes:
-        name: file name without ``.ipynb``.
-        path: the file.
-        title: its first heading.
-        question: the first paragraph below that heading.
-        declared: name to parameter, as its parameters cell declares them.
-        runs: name to overriding values, from ``runs.yaml``.
-        about: name to what ``runs.yaml`` says about a run: the ``document`` whose settings it has, the run or runs it
-            stands ``instead_of``, whether it ``answers`` the notebook's question.
-        source: SHA-256 of the cells' kinds, sources and tags; outputs do not count.
-    """
+    """One notebook as it is in the repository."""
 
     name: str
     path: Path
-    title: str
-    question: str
-    declared: dict[str, parameters.Parameter] = field(repr=False)
-    runs: dict[str, dict[str, Any]] = field(repr=False)
-    source: str = field(repr=False)
-    about: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    title: str  # its first heading
+    question: str  # the first paragraph below it
+    declared: dict[str, parameters.Parameter] = field(repr=False)  # by its parameters cell
+    runs: dict[str, dict[str, Any]] = field(repr=False)  # name to overriding values, from runs.yaml
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -116,19 +94,12 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Run:
-    """A notebook with one set of values.
-
-    Attributes:
-        notebook: the notebook.
-        name: ``quick``, a name in ``runs.yaml``, or ``<run>-custom-<hash of the values>``.
-        parameters: the values that replace defaults.
-        device: where to compute; None leaves it to the parameters. Not part of what makes a result fresh.
-    """
+    """A notebook with one set of values."""
 
     notebook: Notebook
-    name: str
-    parameters: dict[str, Any]
-    device: str | None = None
+    name: str  # "quick", a name in runs.yaml, or "<run>-custom-<hash of the values>"
+    parameters: dict[str, Any]  # in place of defaults
+    device: str | None = None  # where to compute, if asked for; not part of what makes a result fresh
 
     @property
     def label(self) -> str:
@@ -146,10 +117,7 @@ class Run:
 
 
 def find_project(start: Path | None = None) -> Project:
-    """Find the project: the nearest folder upward that holds ``notebooks/runs.yaml``, else labutils' own checkout.
-
-    Args:
-        start: where to begin; the current folder by default.
+    """Find the nearest folder upward that holds ``notebooks/runs.yaml``, else labutils' own checkout.
 
     Raises:
         LabsError: there is no such folder.
@@ -191,14 +159,12 @@ def parse_value(text: str) -> Any:
 
 
 def load_notebooks(project: Project) -> dict[str, Notebook]:
-    """Read every notebook and ``runs.yaml``, and check the values there against the parameters cells.
-
-    Returns:
-        Name to notebook, in the order of their names.
+    """Read every notebook and ``runs.yaml``, by name; check the values there against the parameters cells.
 
     Raises:
-        LabsError: a parameters cell holds something other than plain values, or ``runs.yaml`` names an unknown
-            notebook or parameter, or gives a value of the wrong type.
+        LabsError: a parameters cell holds something other than plain values, or ``runs.yaml`` names an unknown notebook
+            or
+            parameter, or gives a value of the wrong type.
     """
     named = _read_runs(project.notebooks / "runs.yaml")
     paths = {path.stem: path for path in sorted(project.notebooks.glob("*.ipynb"))}
@@ -254,17 +220,13 @@ def _read_notebook(path: Path, runs: dict[str, dict[str, Any]]) -> Notebook:
         question=question,
         declared=declared,
         runs={run: {key: value for key, value in values.items() if key != "about"} for run, values in runs.items()},
-        about={run: values.get("about", {}) for run, values in runs.items()},
-        source=hashlib.sha256(json.dumps(cells).encode()).hexdigest(),
     )
     _check_values(notebook, notebook.defaults, where=f"{path.name}: ")
     return notebook
 
 
 def read_cells(path: Path) -> list[tuple[str, str, list[str]]]:
-    """The kind, source and tags of a notebook's cells.
-
-    Reads plain JSON: importing nbformat takes seconds, and papermill uses it before anything is executed.
+    """The kind, source and tags of a notebook's cells, from plain JSON: importing nbformat takes seconds.
 
     Raises:
         LabsError: the file is not a notebook of format 4.
@@ -296,9 +258,6 @@ def _opening(text: str) -> tuple[str, str]:
 def pick(kind: str, name: str, known: Iterable[str]) -> str:
     """The one of ``known`` that ``name`` means: itself, or the only one that begins so.
 
-    Args:
-        kind: what is looked for, for the message ("notebook", "run").
-
     Raises:
         LabsError: none or several begin so.
 
@@ -328,13 +287,11 @@ def select(
     """The runs that the words of a command line mean.
 
     Args:
-        notebooks: what ``load_notebooks`` returned.
-        names: ``NOTEBOOK`` or ``NOTEBOOK:RUN``, each as a unique prefix or whole; none means every notebook.
-        profile: what a notebook without a run's name stands for: its quick run, or all its named runs.
-        overrides: parameter values for all these runs. Such a run gets a name of its own,
-            ``<run>-custom-<8 hex digits of the values>``, so that it never replaces the result of ``<run>``.
-        device: value for the parameter ``device`` of each notebook that has one. The run keeps its name: where a
-            run is computed is not part of what it is.
+        notebooks: what `load_notebooks` returned.
+        names: NOTEBOOK or NOTEBOOK:RUN, whole or as a unique prefix; none means every notebook.
+        profile: what NOTEBOOK alone stands for: its quick run, or all its named runs.
+        overrides: values for all these runs. Such a run has a name of its own and never replaces the result of another.
+        device: value for the parameter ``device`` of each notebook that has one; the run keeps its name.
 
     Raises:
         LabsError: an unknown notebook, run or parameter, or a value of the wrong type.
@@ -354,11 +311,7 @@ def select(
 
 
 def known_runs(notebook: Notebook, out: Path) -> list[Run]:
-    """The quick run, the named runs, and those with other values that have a result.
-
-    Args:
-        out: the folder of the results.
-    """
+    """The quick run, the named runs, and those with other values that have a result in the folder `out`."""
     runs = [Run(notebook, name, notebook.runs.get(name, {})) for name in (QUICK, *notebook.runs)]
     for folder in sorted((out / notebook.name).glob("[!.]*-custom-*")):
         if record := freshness.read_record(folder):
@@ -436,49 +389,36 @@ class Event:
     """Something that happened to a run.
 
     Attributes:
-        kind: ``fresh`` (its result is up to date, nothing was done), ``waiting`` (another process works on it),
-            ``started``, ``cell`` (one more code cell is done), ``again`` (the first try went wrong, the second
-            begins), ``done`` or ``failed``.
-        cell: code cells done.
-        cells: code cells in the notebook.
-        seconds: since the start of the run.
-        note: for ``again``: what went wrong; for ``done`` and ``fresh``: which exercises are open.
+        kind: "fresh" (its result is up to date), "waiting" (another process works on it), "started", "cell" (one more
+            code
+            cell is done), "again" (the first try went wrong, the second begins), "done" or "failed".
     """
 
     run: Run
     kind: Literal["fresh", "waiting", "started", "cell", "again", "done", "failed"]
-    cell: int = 0
-    cells: int = 0
-    seconds: float = 0.0
-    note: str = ""
+    cell: int = 0  # code cells done
+    cells: int = 0  # code cells in the notebook
+    seconds: float = 0.0  # since the start of the run
+    note: str = ""  # what went wrong, or which exercises are open
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended.
-
-    Attributes:
-        state: ``fresh`` means that an earlier result is still valid and nothing was executed.
-        folder: where the result lies; a failed run keeps its executed notebook there.
-        open: in a release, the cells of exercises that are not solved yet.
-    """
+    """How a run ended."""
 
     run: Run
-    state: Literal["done", "fresh", "failed"]
+    state: Literal["done", "fresh", "failed"]  # "fresh": an earlier result is valid
     folder: Path
     seconds: float = 0.0
     failure: Failure | None = None
-    open: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()  # in a release, the exercises that are not solved yet
 
 
 class Place(Protocol):
     """Where runs are executed: in kernels on this machine, or on the workers of ``labs.cluster``."""
 
-    threads: int
-    """How many threads a run computes with here."""
-
-    jobs: int
-    """How many runs there may be at once."""
+    threads: int  # of a run
+    jobs: int  # how many runs at once
 
     async def perform(self, job: Job, folder: Path, say: Say) -> Outcome:
         """Execute a job and leave its files in a folder; see ``jupyter.carry_out``."""
@@ -512,20 +452,21 @@ def execute(
     out: Path,
     *,
     jobs: int | None = None,
+    threads: int | None = None,
     force: bool = False,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Result]:
     """Execute runs side by side, each in a kernel of its own; those whose result is fresh are left alone.
 
-    A failing run does not stop the others. An exception that reaches the caller's thread meanwhile (Ctrl-C) ends
-    all kernels and leaves earlier results as they were. Several processes may ask for the same run at once: the
-    first one executes it, the others wait and find it fresh. An interrupted run goes on from its checkpoints; where
-    these were made with other code, parameters, versions or data, it fails and says so.
+    A failing run does not stop the others. Ctrl-C ends all kernels and leaves earlier results as they were. Several
+    processes may ask for the same run: the first executes it, the others wait and find it fresh. An interrupted run
+    goes
+    on from its checkpoints.
 
     Args:
         out: the folder of the results.
-        jobs: how many notebooks at once; by default as many as there are cores, or runs. The cores are shared out
-            evenly: each kernel computes with ``cores // jobs`` threads, unless OMP_NUM_THREADS is already set.
+        jobs: how many at once; by default as many as cores.
+        threads: of each run; by default those of OMP_NUM_THREADS, else the cores are shared out evenly.
         force: execute also what is fresh, and start over what was interrupted.
         on_event: called in the caller's thread for every event.
 
@@ -535,14 +476,14 @@ def execute(
     todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
     at_once = max(1, jobs or min(count_cores(), len(todo)))
     given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(given) if given.isdigit() else max(1, count_cores() // at_once)
+    threads = threads or (int(given) if given.isdigit() else max(1, count_cores() // at_once))
     short = [run for run in todo if freshness.checkpoint_folder(run, out) is None]
 
     async def run_them() -> list[Result]:
-        async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             forge = None
             if len(short) >= WORTH_A_FORGE and sys.platform == "linux":
-                forge = await stack.enter_async_context(Forge(threads))
+                forge = stack.enter_context(contextlib.closing(Forge(os.environ | jupyter.thread_environment(threads))))
             place = _Here(project.notebooks, at_once, threads, forge)
             return await execute_at(place, project, runs, out, force=force, on_event=on_event)
 
@@ -550,7 +491,7 @@ def execute(
 
 
 def run_until_interrupted(coroutine: Coroutine[Any, Any, Value]) -> Value:
-    """Run a coroutine; SIGINT, SIGTERM or SIGHUP cancel it once, and later ones do not disturb its tidying up.
+    """Run a coroutine; the first SIGINT, SIGTERM or SIGHUP cancels it, later ones do not disturb its tidying up.
 
     Raises:
         KeyboardInterrupt: there was a signal, and the coroutine has tidied up.
@@ -590,7 +531,7 @@ async def execute_at(
     force: bool = False,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Result]:
-    """Execute runs at a place; else as ``execute`` does. They begin in the order given.
+    """Execute runs at a place; else as `execute`. They begin in the order given.
 
     Raises:
         LabsError: the place cannot be used any more.
@@ -618,8 +559,8 @@ class _Crew:
 
     async def perform(self, run: Run) -> Result:
         """Execute one run, as soon as there is room, or find it fresh."""
-        if self._is_fresh(run):
-            return self._fresh(run)
+        if fresh := self._if_fresh(run):
+            return fresh
         async with self.room:
             folder = run.folder(self.out)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -627,7 +568,7 @@ class _Crew:
             waited = await self._acquire(lock, run)
             try:
                 # whoever held the lock has just executed this run
-                return self._fresh(run) if waited and self._is_fresh(run) else await self._perform(run, folder)
+                return (self._if_fresh(run) if waited else None) or await self._perform(run, folder)
             finally:
                 lock.release()
 
@@ -644,13 +585,12 @@ class _Crew:
                 waited = True
                 await asyncio.sleep(0.2)
 
-    def _is_fresh(self, run: Run) -> bool:
-        return not self.force and freshness.status(self.project, run, self.out).state == "done"
-
-    def _fresh(self, run: Run) -> Result:
-        unsolved = freshness.status(self.project, run, self.out).open
-        self.say(Event(run, "fresh", note=_tell_open(unsolved)))
-        return Result(run, "fresh", run.folder(self.out), open=unsolved)
+    def _if_fresh(self, run: Run) -> Result | None:
+        status = freshness.status(self.project, run, self.out)
+        if self.force or status.state != "done":
+            return None
+        self.say(Event(run, "fresh", note=_tell_open(status.open)))
+        return Result(run, "fresh", run.folder(self.out), open=status.open)
 
     async def _perform(self, run: Run, folder: Path) -> Result:
         partial = folder.with_name(f".{run.name}{PARTIAL}")
@@ -660,7 +600,7 @@ class _Crew:
         job = Job(run.name, content, run.all_parameters, threads, checkpoints, made_by, students)
         done = False
         try:
-            _remove(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             result = await self._execute(run, job, partial)
             freshness.replace(partial, folder)
@@ -673,34 +613,19 @@ class _Crew:
         finally:
             if checkpoints:
                 freshness.close_checkpoints(checkpoints, done=done)
-            _remove(partial)
+            shutil.rmtree(partial, ignore_errors=True)
 
     async def _execute(self, run: Run, job: Job, partial: Path) -> Result:
-        stamp, clock = freshness.stamp(self.project, run), asyncio.get_running_loop().time
-        began = clock()
+        stamp, began = freshness.stamp(self.project, run), time.monotonic()
 
         def say(message: dict[str, Any]) -> None:
-            self.say(Event(run, seconds=clock() - began, **message))
+            self.say(Event(run, seconds=time.monotonic() - began, **message))
 
         outcome = await self.place.perform(job, partial, say)
-        freshness.write_record(
-            self.project,
-            run,
-            partial,
-            stamp=stamp,
-            started=outcome.started,
-            seconds=outcome.seconds,
-            data=outcome.data,
-            failure=outcome.failure,
-            unsolved=outcome.open,
-        )
+        freshness.write_record(self.project, run, partial, stamp, outcome)
         state: Literal["done", "failed"] = "failed" if outcome.failure else "done"
         return Result(run, state, run.folder(self.out), outcome.seconds, outcome.failure, tuple(outcome.open))
 
 
 def _tell_open(unsolved: Sequence[str]) -> str:
     return f"exercise{'s' * (len(unsolved) > 1)} open: {', '.join(unsolved)}" if unsolved else ""
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

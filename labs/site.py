@@ -1,7 +1,8 @@
 """Builds the book: executed notebooks and the pages of `labs.pages`, set by Jupyter Book.
 
-The folder of the book holds what Jupyter Book reads and, under ``_build/html``, the site. It is made from nothing
-each time something changed, beside its place, and takes its place when it is complete.
+The folder of the book holds what Jupyter Book reads and, under ``_build/html``, the site. It is made anew when
+something
+changed, beside its place, and takes its place when it is complete.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ MATHJAX_ON_THE_WEB = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"
 SLIDES = "slides"  # a folder of the site that Sphinx does not read
 BINDER = "https://mybinder.org"
 COLAB = "https://colab.research.google.com"
+# Jupyter Book's command line has no option for this: several processes read and write pages.
+JUPYTER_BOOK = """
+from functools import partial
+import jupyter_book.sphinx as book
+from jupyter_book.cli.main import main
+book.build_sphinx = partial(book.build_sphinx, jobs={jobs})
+main()
+"""
 
 
 class BookError(Exception):
@@ -54,7 +63,6 @@ def build(project: Project, results: Path, out: Path, *, answers: bool = True, p
     """Build the site from ``book/`` and the executed quick runs; where nothing changed, leave it as it is.
 
     Args:
-        project: the lab.
         results: the folder of the results; every quick run there must be done.
         out: the folder of the book, replaced as a whole.
         answers: whether pages show the solutions of exercises, hidden tests and the module's source code.
@@ -104,10 +112,7 @@ def remove(out: Path) -> None:
 
 
 def collect(project: Project, results: Path, answers: bool = True) -> dict[str, bytes]:
-    """Return every file that Jupyter Book is to read: path below the book's folder to content.
-
-    Args and errors: as of `build`.
-    """
+    """Return every file that Jupyter Book is to read: path below the book's folder to content. Else as `build`."""
     book = project.root / "book"
     if not (book / "_toc.yml").is_file():
         raise LabsError(f"{book} has no _toc.yml")
@@ -173,10 +178,6 @@ def _teaching(
 def settings(text: bytes, answers: bool = True) -> bytes:
     """Return Jupyter Book's settings, with those added that depend on what is installed and where the lab is published.
 
-    Args:
-        text: of book/_config.yml.
-        answers: as of `build`.
-
     Raises:
         LabsError: the address of the repository is none.
     """
@@ -212,13 +213,7 @@ def _stamp(project: Project, files: Mapping[str, bytes]) -> str:
 
 
 def notebook_page(path: Path, name: str, answers: bool = True) -> bytes:
-    """Return an executed notebook as the site shows it: figures numbered, answers and long code folded.
-
-    Args:
-        path: the notebook.
-        name: its name; the number in it numbers the figures.
-        answers: as of `build`.
-    """
+    """Return an executed notebook as the site shows it: figures numbered, answers and long code folded."""
     notebook = nbformat.read(path, as_version=4)
     if not answers:
         from labs import release
@@ -265,8 +260,8 @@ def _folded(cell: Any) -> str:
 
 
 def _run_jupyter_book(folder: Path, builder: str = "html") -> None:
-    script = "from jupyter_book.cli.main import main; main()"
     options = ["--warningiserror", "--keep-going", "--builder", builder]
+    script = JUPYTER_BOOK.format(jobs=min(runner.count_cores(), 4))
     command = [sys.executable, "-P", "-c", script, "build", *options, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode == 0 and (folder / INDEX).is_file():

@@ -1,8 +1,7 @@
 """A student's notebook beside its original: which cell is which, how to mend it, and what of it deserves a look.
 
-A release keeps its notebooks as they were handed out in ``originals.zip``. A student's cell is that of the original
-with the same grade id, else with the same cell id, else with the same text; an answer that has lost its mark is known
-by the function that it defines.
+A student's cell is that of the original with the same grade id, else with the same cell id, else with the same text;
+an answer that has lost its mark is known by the function that it defines.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import ast
 import builtins
 import json
 import re
+import symtable
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,17 +96,11 @@ def _id(cell: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Match:
-    """Which cells of a student's notebook are those of its original, by their places in the two.
+    """Which cells of a student's notebook are those of its original, by their places in the two."""
 
-    Attributes:
-        mine: place in the original to place in the student's.
-        copies: those of the student's that have the grade id of a later one, which counts.
-        adopted: those of the original that were found although the student's cell had lost its mark.
-    """
-
-    mine: dict[int, int]
-    copies: list[int]
-    adopted: list[int]
+    mine: dict[int, int]  # place in the original to place in the student's
+    copies: list[int]  # those of the student's that have the grade id of a later one, which counts
+    adopted: list[int]  # those of the original whose cell in the student's had lost its mark
 
 
 def match(notebook: Document, original: Document) -> Match:
@@ -151,8 +145,10 @@ def rebuild(notebook: Document, original: Document) -> tuple[list[tuple[Cell, Or
 
     Returns:
         The cells of a notebook in which everything is right, in the original order, each with what it is: of an
-        exercise (with the parameters and the set-up), of the lesson as it was or changed, or added by the student;
-        and what had to be done for it, in words.
+        exercise
+        (with the parameters and the set-up), of the lesson as it was or changed, or added by the student; and what had
+        to
+        be done for it, in words.
     """
     found, notes = match(notebook, original), []
     cells, theirs = notebook["cells"], original["cells"]
@@ -206,11 +202,7 @@ def repaired(notebook: Document, original: Document) -> Document:
 
 
 def lesson_names(cells: Sequence[tuple[Cell, Origin]]) -> list[str]:
-    """What the exercises use and only the lesson defines, which grading does not run.
-
-    Args:
-        cells: what `rebuild` returned. What a student added counts as part of the answers that use it.
-    """
+    """What the exercises among the cells of `rebuild` use and only the lesson defines, which grading does not run."""
     code = [(cell, origin) for cell, origin in cells if cell["cell_type"] == "code"]
     added = [_names(source(cell)) for cell, origin in code if origin == "added"]
     wanted = {name for cell, _ in code if mark(cell) for name in _names(source(cell))[1]}
@@ -224,33 +216,16 @@ def lesson_names(cells: Sequence[tuple[Cell, Origin]]) -> list[str]:
 
 def _names(text: str) -> tuple[set[str], set[str]]:
     """The names that a cell gives to something, and those that it takes from elsewhere."""
-    bound, everywhere, loaded = set(), set(), set()
-    for node in _walk(text):
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                everywhere.add(name)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                everywhere |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
-            case ast.arg(arg=name):
-                everywhere.add(name)
-            case ast.Name(id=name, ctx=ast.Store()):
-                everywhere.add(name)
-            case ast.Name(id=name):
-                loaded.add(name)
-    inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-    todo = [node for node in _walk(text)[:1] for node in ast.iter_child_nodes(node)]
-    while todo:
-        node = todo.pop()
-        match node:
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                bound |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
-            case ast.Name(id=name, ctx=ast.Store()):
-                bound.add(name)
-            case _ if isinstance(node, inner):
-                bound.add(getattr(node, "name", ""))
-            case _:
-                todo.extend(ast.iter_child_nodes(node))
-    return bound, loaded - everywhere
+    try:
+        tables = [symtable.symtable(ast.unparse(parse(text)), "cell", "exec")]
+    except (SyntaxError, RecursionError):
+        return set(), set()
+    bound = {one.get_name() for one in tables[0].get_symbols() if one.is_assigned() or one.is_imported()}
+    for table in tables:
+        tables.extend(table.get_children())
+    names = [(table, one) for table in tables for one in table.get_symbols() if one.is_referenced()]
+    used = {one.get_name() for table, one in names if one.is_global() or table is tables[0]}
+    return bound, used - bound
 
 
 # --- What to look at ----------------------------------------------------------------------------------------------
@@ -269,10 +244,9 @@ _METHODS_ALLOWED = {"eval", "open", "fork", "In"}  # as in model.eval(): only th
 
 
 def touches(notebook: Document, original: Document) -> list[str]:
-    """What a student's own code does that no exercise needs: for an instructor to look at, not a verdict.
-
-    Returns:
-        Such as "replaces exercise.compare (the answer 'update-step')".
+    """What a student's own code does that no exercise needs, such as "replaces exercise.compare (the answer 'update-
+    step')":
+    for an instructor to look at, not a verdict.
     """
     seen: dict[str, None] = {}
     modules = {name for cell in original["cells"] for name in _imported(source(cell)) if cell["cell_type"] == "code"}

@@ -32,21 +32,13 @@ HIDDEN = re.compile(r"(?s)### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS")
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a notebook says of itself.
-
-    Attributes:
-        name: its name.
-        title: its title, without what follows a colon.
-        minutes: how long it takes; empty where it does not say.
-        level: how hard it is; empty where it does not say.
-        needs: names of the notebooks that it builds on.
-    """
+    """What a notebook says of itself; empty where it does not say."""
 
     name: str
-    title: str
+    title: str  # without what follows a colon
     minutes: str
     level: str
-    needs: tuple[str, ...]
+    needs: tuple[str, ...]  # the notebooks that it builds on
 
     @property
     def number(self) -> str:
@@ -117,36 +109,21 @@ def path_map(chosen: Sequence[Lesson]) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """A cell that gives points.
-
-    Attributes:
-        points: how many.
-        about: what it tries, by the docstrings of its functions.
-        causes: the typical mistakes that it names.
-    """
+    """A cell that gives points."""
 
     points: float
-    about: tuple[str, ...]
-    causes: tuple[str, ...]
+    about: tuple[str, ...]  # what it tries, by the docstrings of its functions
+    causes: tuple[str, ...]  # the typical mistakes that it names
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise of a notebook.
-
-    Attributes:
-        notebook: the notebook's name.
-        key: the id of its solution cell.
-        title: its heading.
-        difficulty: warm-up, core or challenge; empty where it does not say.
-        minutes: how long it takes; None where it does not say.
-        checks: what gives points.
-    """
+    """An exercise of a notebook."""
 
     notebook: str
-    key: str
+    key: str  # the id of its solution cell
     title: str
-    difficulty: str
+    difficulty: str  # warm-up, core or challenge; empty where it does not say
     minutes: int | None
     checks: tuple[Check, ...]
 
@@ -157,12 +134,7 @@ class Exercise:
 
 
 def exercises(notebooks: Iterable[Notebook], hidden: bool = True) -> list[Exercise]:
-    """Read the exercises of notebooks.
-
-    Args:
-        notebooks: the notebooks.
-        hidden: whether to tell what only the hidden tests try.
-    """
+    """Read the exercises of notebooks, with or without what only the hidden tests try."""
     return [exercise for notebook in notebooks for exercise in _exercises(notebook, hidden)]
 
 
@@ -307,12 +279,8 @@ def _questions(page: NotebookNode, section: str) -> Iterator[str]:
 
 
 def slides_page(made: NotebookNode, template: Path, mathjax: str) -> str:
-    """Return slides as a page for the browser, set by nbconvert; no part of it comes from the web.
-
-    Args:
-        made: what `slides` returned.
-        template: of nbconvert, in the book's folder.
-        mathjax: where the page finds MathJax.
+    """Return slides as a page for the browser, set by nbconvert with a template of the book; MathJax is where `mathjax`
+    says.
     """
     from nbconvert import HTMLExporter  # takes a second
 

@@ -112,7 +112,7 @@ def make_tiny_lab(root: Path) -> TinyLab:
     return lab
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 200) -> None:
     """Wait until something holds; fail after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():

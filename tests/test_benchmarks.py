@@ -97,12 +97,6 @@ def test_only_a_whole_run_is_published(parts, tmp_path: Path, monkeypatch: pytes
         __main__.main(where)
 
 
-def test_words_that_select_nothing(parts, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        __main__.main(["speed"])
-    assert "nothing is called ['speed']; there are bench_by_hand, bench_curvature" in capsys.readouterr().err
-
-
 def test_both_sides_take_turns() -> None:
     calls: list[str] = []
     assert side_by_side(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3) > 0

@@ -7,6 +7,7 @@ browser, Playwright or axe-core is missing, the tests are skipped; in CI (`LABUT
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import os
 import shutil
@@ -155,6 +156,16 @@ class Lab:
         finally:
             await page.close()
 
+    @asynccontextmanager
+    async def open(self, name: str, size: dict[str, int]) -> AsyncIterator[Page]:
+        """A page of the site, ready; what a reader does with it must cause no error and ask no other host."""
+        visit = Visit()
+        async with self.tab(visit, size) as page:
+            await page.goto(f"{self.address}/{name}")
+            await page.evaluate(SETTLED)
+            yield page
+        assert (visit.errors, visit.failed) == ([], [])
+
     async def visit(self, name: str, axe: str) -> Visit:
         """Open one page of the site and look at it: wide and narrow, light and dark."""
         visit = Visit()
@@ -252,13 +263,12 @@ def lab(open_site: Callable[[Path], Lab], built_book: Path) -> Lab:
 
 @pytest.fixture(scope="module")
 def visits(lab: Lab, built_book: Path) -> dict[str, Visit]:
-    """Every page of the site, opened."""
-    names = sorted(
-        path.relative_to(built_book).as_posix()
-        for path in built_book.rglob("*.html")
-        if "_static" not in path.relative_to(built_book).parts and path != built_book / "index.html"  # it redirects
-    )
-    return lab.visit_all(names, AXE.read_text(encoding="utf-8"))
+    """Every page of the site, opened; of those that show source code, all of one form, two."""
+    names = sorted(path.relative_to(built_book).as_posix() for path in built_book.rglob("*.html"))
+    sources = [name for name in names if name.startswith("_modules/")]
+    left_out = {"index.html", *sources[2:]}  # the first page redirects
+    chosen = [name for name in names if name not in left_out and not name.startswith("_static/")]
+    return lab.visit_all(chosen, AXE.read_text(encoding="utf-8"))
 
 
 def findings(visits: dict[str, Visit], what: str) -> dict[str, list[str]]:
@@ -308,92 +318,9 @@ def test_pages_are_accessible(visits: dict[str, Visit], theme: str) -> None:
 
 # --- What readers do ---------------------------------------------------------------------------------------------
 
-
-def test_the_first_page_leads_to_the_introduction(lab: Lab) -> None:
-    async def read() -> str:
-        async with lab.tab(Visit(), WIDE) as page:
-            await page.goto(f"{lab.address}/index.html")
-            await page.wait_for_url("**/intro.html")
-            return await page.title()
-
-    assert "How neural networks learn" in lab.run(read())
-
-
-@pytest.mark.parametrize(
-    ("size", "button"), [(WIDE, ".search-button-field"), (PHONE, ".article-header-buttons .search-button")]
-)
-def test_search_finds_a_term(lab: Lab, size: dict[str, int], button: str) -> None:
-    visit = Visit()
-
-    async def search() -> str:
-        async with lab.tab(visit, size) as page:
-            await page.goto(f"{lab.address}/intro.html")
-            await page.locator(button).click()
-            await page.locator("#pst-search-dialog input").press_sequentially("momentum")
-            await page.keyboard.press("Enter")
-            # they come one after the other
-            result = page.locator("#search-results li > a").filter(has_text="SGD by hand").first
-            await result.wait_for()
-            await page.wait_for_load_state("networkidle")  # the pages that the excerpts come from
-            await result.click()
-            await page.wait_for_url("**/12_manual_sgd.html*")
-            return await page.locator("article").inner_text()
-
-    assert "momentum" in lab.run(search()).lower()
-    assert (visit.errors, visit.failed) == ([], [])
-
-
-def test_the_sidebar_opens_and_closes_on_a_phone(lab: Lab) -> None:
-    visit = Visit()
-
-    async def read() -> str:
-        async with lab.tab(visit, PHONE) as page:
-            await page.goto(f"{lab.address}/intro.html")
-            entry = page.locator(".bd-docs-nav").get_by_text("How to use this book")
-            toggle = page.locator("button.primary-toggle")
-            assert not await entry.is_visible()
-            for close in ("Escape", "outside"):
-                await toggle.click()
-                await entry.wait_for(state="visible")
-                if close == "Escape":
-                    await page.keyboard.press("Escape")
-                else:
-                    await page.mouse.click(PHONE["width"] - 5, PHONE["height"] // 2)
-                await entry.wait_for(state="hidden")
-            await toggle.click()
-            await page.locator("summary[aria-label='Pages of: Part 2: Depth'] > span").click()
-            await page.locator(".bd-docs-nav").get_by_text("Function fitting").click()
-            await page.wait_for_url("**/21_function_fitting.html")
-            assert not await page.locator("dialog[open]").count()
-            return await page.locator("article h1").inner_text()
-
-    assert "Function fitting" in lab.run(read())
-    assert (visit.errors, visit.failed) == ([], [])
-
-
-def test_the_theme_can_be_chosen_and_stays(lab: Lab) -> None:
-    async def choose() -> list[tuple[str, str]]:
-        color = "[document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
-        seen = []
-        async with lab.tab(Visit(), WIDE) as page:
-            await page.goto(f"{lab.address}/intro.html")
-            seen.append(await page.evaluate(color))
-            while (await page.evaluate("document.documentElement.dataset.mode")) != "dark":
-                await page.locator(".theme-switch-button").first.click()
-            await page.goto(f"{lab.address}/part1.html")
-            seen.append(await page.evaluate(color))
-            await page.evaluate("localStorage.clear()")
-        return seen
-
-    (first, light), (second, dark) = lab.run(choose())
-    assert (first, second) == ("light", "dark")
-    assert light != dark
-
-
 NOTEBOOK = "notebooks/21_function_fitting.html"
 WITH_SLIDER = "notebooks/11_manual_backpropagation.html"
 each_size = pytest.mark.parametrize("size", [WIDE, PHONE])
-
 
 # axe-core measures the whole page, however small the part that is asked for: so the rest of the page goes.
 ALONE = """(selector) => {
@@ -402,6 +329,16 @@ ALONE = """(selector) => {
         if (!parts.some((part) => part.contains(e) || e.contains(part))) e.remove();
     }
 }"""
+
+
+def in_browser(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test that is a coroutine, on the browser's event loop."""
+
+    @functools.wraps(test)
+    def run(lab: Lab, **more: Any) -> None:
+        lab.run(test(lab, **more))
+
+    return run
 
 
 async def findings_in(page: Page, selector: str) -> list[str]:
@@ -416,175 +353,193 @@ async def findings_in(page: Page, selector: str) -> list[str]:
     return found
 
 
+@in_browser
+async def test_the_first_page_leads_to_the_introduction(lab: Lab) -> None:
+    async with lab.tab(Visit(), WIDE) as page:
+        await page.goto(f"{lab.address}/index.html")
+        await page.wait_for_url("**/intro.html")
+        assert "How neural networks learn" in await page.title()
+
+
+@pytest.mark.parametrize(
+    ("size", "button"), [(WIDE, ".search-button-field"), (PHONE, ".article-header-buttons .search-button")]
+)
+@in_browser
+async def test_search_finds_a_term(lab: Lab, size: dict[str, int], button: str) -> None:
+    async with lab.open("intro.html", size) as page:
+        await page.locator(button).click()
+        await page.locator("#pst-search-dialog input").press_sequentially("momentum")
+        await page.keyboard.press("Enter")
+        # they come one after the other
+        result = page.locator("#search-results li > a").filter(has_text="SGD by hand").first
+        await result.wait_for()
+        await page.wait_for_load_state("networkidle")  # the pages that the excerpts come from
+        await result.click()
+        await page.wait_for_url("**/12_manual_sgd.html*")
+        assert "momentum" in (await page.locator("article").inner_text()).lower()
+
+
+@in_browser
+async def test_the_sidebar_opens_and_closes_on_a_phone(lab: Lab) -> None:
+    async with lab.open("intro.html", PHONE) as page:
+        entry = page.locator(".bd-docs-nav").get_by_text("How to use this book")
+        toggle = page.locator("button.primary-toggle")
+        assert not await entry.is_visible()
+        for close in ("Escape", "outside"):
+            await toggle.click()
+            await entry.wait_for(state="visible")
+            if close == "Escape":
+                await page.keyboard.press("Escape")
+            else:
+                await page.mouse.click(PHONE["width"] - 5, PHONE["height"] // 2)
+            await entry.wait_for(state="hidden")
+        await toggle.click()
+        await page.locator("summary[aria-label='Pages of: Part 2: Depth'] > span").click()
+        await page.locator(".bd-docs-nav").get_by_text("Function fitting").click()
+        await page.wait_for_url("**/21_function_fitting.html")
+        assert not await page.locator("dialog[open]").count()
+        assert "Function fitting" in await page.locator("article h1").inner_text()
+
+
+@in_browser
+async def test_the_theme_can_be_chosen_and_stays(lab: Lab) -> None:
+    color = "[document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
+    async with lab.open("intro.html", WIDE) as page:
+        first, light = await page.evaluate(color)
+        while (await page.evaluate("document.documentElement.dataset.mode")) != "dark":
+            await page.locator(".theme-switch-button").first.click()
+        await page.goto(f"{lab.address}/part1.html")
+        second, dark = await page.evaluate(color)
+        await page.evaluate("localStorage.clear()")
+    assert (first, second) == ("light", "dark")
+    assert light != dark
+
+
 @each_size
-def test_a_figure_opens_large_and_closes_by_keyboard(lab: Lab, size: dict[str, int]) -> None:
-    visit = Visit()
-
-    async def zoom() -> tuple[float, float, str]:
-        async with lab.tab(visit, size) as page:
-            await page.goto(f"{lab.address}/{NOTEBOOK}")
-            await page.evaluate(SETTLED)
-            small = page.locator("figure.numbered img").first
-            button = page.locator("figure.numbered button.zoom").first
-            large = page.locator("dialog.zoomed")
-            for close in ("Escape", "Enter"):  # the button in the dialog has the focus
-                await button.focus()
-                await page.keyboard.press("Enter")
-                await large.wait_for(state="visible")
-                caption = await large.locator("p").inner_text()
-                widths = [await one.evaluate("e => e.getBoundingClientRect().width") for one in (small, large)]
-                await page.keyboard.press(close)
-                await large.wait_for(state="hidden")
-                assert await button.evaluate("e => e === document.activeElement")
-            await small.click()
-            await large.wait_for(state="visible")
-            assert await findings_in(page, "dialog.zoomed") == []
-            return *widths, caption
-
-    small, large, caption = lab.run(zoom())
-    assert small < large <= size["width"]
-    assert caption.startswith("Figure 21.1 ")
-    assert (visit.errors, visit.failed) == ([], [])
-
-
-@each_size
-def test_an_answer_opens_and_says_whether_it_is_right(lab: Lab, size: dict[str, int]) -> None:
-    async def answer() -> None:
-        async with lab.tab(Visit(), size) as page:
-            await page.goto(f"{lab.address}/{NOTEBOOK}")
-            for kind, word in (("right", "Yes"), ("wrong", "No")):
-                answer = page.locator(f"details[data-answer={kind}]").first
-                assert not await answer.locator("p").first.is_visible()
-                await answer.locator("summary").focus()
-                await page.keyboard.press("Enter")
-                await answer.locator("p").first.wait_for(state="visible")
-                assert (await answer.locator("p").first.inner_text()).startswith(word)
-            assert await findings_in(page, "section:has(> details[open][data-answer])") == []
-
-    lab.run(answer())
-
-
-@each_size
-def test_a_slider_moves_by_keyboard_without_a_kernel(lab: Lab, size: dict[str, int]) -> None:
-    async def move() -> None:
-        async with lab.tab(Visit(), size) as page:
-            await page.goto(f"{lab.address}/{WITH_SLIDER}")
-            await page.evaluate(SETTLED)
-            slider = page.locator("figure.slider").first
-            shown, told = slider.locator("img:visible"), slider.locator("output")
-            before, said = await shown.get_attribute("data-value"), await told.inner_text()
-            assert before == said
-            await slider.locator("input").focus()
-            await page.keyboard.press("ArrowRight")
-            assert await shown.count() == 1
-            assert await shown.get_attribute("data-value") == await told.inner_text() != before
-            await page.keyboard.press("Tab")  # to the one button of all its pictures
+@in_browser
+async def test_a_figure_opens_large_and_closes_by_keyboard(lab: Lab, size: dict[str, int]) -> None:
+    async with lab.open(NOTEBOOK, size) as page:
+        small = page.locator("figure.numbered img").first
+        button = page.locator("figure.numbered button.zoom").first
+        large = page.locator("dialog.zoomed")
+        for close in ("Escape", "Enter"):  # the button in the dialog has the focus
+            await button.focus()
             await page.keyboard.press("Enter")
-            alt = await page.locator("dialog.zoomed img").get_attribute("alt")
-            assert alt == await shown.get_attribute("alt") != ""
-            await page.keyboard.press("Escape")
-            await page.emulate_media(media="print")
-            assert await shown.count() == 1
-            assert not await slider.locator("label").is_visible()
-            await page.emulate_media(media="screen")
-            assert await findings_in(page, "figure.slider") == []
-
-    lab.run(move())
-
-
-@each_size
-def test_a_solution_is_folded_and_opens(lab: Lab, size: dict[str, int]) -> None:
-    async def open_it() -> None:
-        async with lab.tab(Visit(), size) as page:
-            await page.goto(f"{lab.address}/{NOTEBOOK}")
-            solution = page.locator("details", has_text="BEGIN SOLUTION").last
-            assert not await solution.locator("pre").is_visible()
-            await solution.locator("summary").click()
-            await solution.locator("pre").wait_for(state="visible")
-            assert await findings_in(page, "details.hide[open]") == []
-
-    lab.run(open_it())
+            await large.wait_for(state="visible")
+            assert (await large.locator("p").inner_text()).startswith("Figure 21.1 ")
+            widths = [await one.evaluate("e => e.getBoundingClientRect().width") for one in (small, large)]
+            assert widths[0] < widths[1] <= size["width"]
+            await page.keyboard.press(close)
+            await large.wait_for(state="hidden")
+            assert await button.evaluate("e => e === document.activeElement")
+        await small.click()
+        await large.wait_for(state="visible")
+        assert await findings_in(page, "dialog.zoomed") == []
 
 
 @each_size
-def test_claims_can_be_filtered_searched_sorted_and_linked(lab: Lab, size: dict[str, int]) -> None:
+@in_browser
+async def test_answers_and_solutions_are_folded_and_open(lab: Lab, size: dict[str, int]) -> None:
+    async with lab.open(NOTEBOOK, size) as page:
+        for kind, word in (("right", "Yes"), ("wrong", "No")):
+            answer = page.locator(f"details[data-answer={kind}]").first
+            assert not await answer.locator("p").first.is_visible()
+            await answer.locator("summary").focus()
+            await page.keyboard.press("Enter")
+            await answer.locator("p").first.wait_for(state="visible")
+            assert (await answer.locator("p").first.inner_text()).startswith(word)
+        solution = page.locator("details", has_text="BEGIN SOLUTION").last
+        assert not await solution.locator("pre").is_visible()
+        await solution.locator("summary").click()
+        await solution.locator("pre").wait_for(state="visible")
+        assert await findings_in(page, ":is(section:has(> details[open][data-answer]), details.hide[open])") == []
+
+
+@each_size
+@in_browser
+async def test_a_slider_moves_by_keyboard_without_a_kernel(lab: Lab, size: dict[str, int]) -> None:
+    async with lab.open(WITH_SLIDER, size) as page:
+        slider = page.locator("figure.slider").first
+        shown, told = slider.locator("img:visible"), slider.locator("output")
+        before, said = await shown.get_attribute("data-value"), await told.inner_text()
+        assert before == said
+        await slider.locator("input").focus()
+        await page.keyboard.press("ArrowRight")
+        assert await shown.count() == 1
+        assert await shown.get_attribute("data-value") == await told.inner_text() != before
+        await page.keyboard.press("Tab")  # to the one button of all its pictures
+        await page.keyboard.press("Enter")
+        alt = await page.locator("dialog.zoomed img").get_attribute("alt")
+        assert alt == await shown.get_attribute("alt") != ""
+        await page.keyboard.press("Escape")
+        await page.emulate_media(media="print")
+        assert await shown.count() == 1
+        assert not await slider.locator("label").is_visible()
+        await page.emulate_media(media="screen")
+        assert await findings_in(page, "figure.slider") == []
+
+
+@each_size
+@in_browser
+async def test_claims_can_be_filtered_searched_sorted_and_linked(lab: Lab, size: dict[str, int]) -> None:
     visit = Visit()
-
-    async def use() -> None:
-        async with lab.tab(visit, size) as page:
-            await page.goto(f"{lab.address}/claims.html")
-            shown = page.locator("details.claim:visible")
-            total = await shown.count()
-            told = page.locator(".claims-tools output")
-            assert await told.inner_text() == f"{total} of {total} claims"
-            await page.get_by_label("Verdict", exact=True).select_option("not-supported")
-            await page.get_by_label("Notebook", exact=True).select_option("21")
-            some = await shown.count()
-            assert 0 < some < total
-            for text in await shown.all_inner_texts():
-                assert "not supported" in text
-                assert "notebook 21" in text
-            await page.get_by_label("Sort by", exact=True).select_option("document")
-            assert await shown.count() == some
-            await page.get_by_label("Search claims", exact=True).fill("no claim says this")
-            assert await shown.count() == 0
-            name = await page.locator("details.claim").last.get_attribute("id")
-            await page.goto(f"{lab.address}/claims.html#{name}")
-            linked = page.locator(f"#{name}")
-            await page.locator(f"#{name}[open]").wait_for()
-            assert await linked.get_by_text("link to this claim").is_visible()
-            async with page.expect_download() as download:
-                await page.get_by_text("(CSV)").click()
-            assert "agreement" in Path(await (await download.value).path()).read_text(encoding="utf-8").splitlines()[0]
-            assert await findings_in(page, ":is(.claims-tools, details.claim[open])") == []
-
-    lab.run(use())
-    assert visit.errors == []
-
-
-def test_claims_can_be_read_without_javascript(lab: Lab) -> None:
-    async def read() -> None:
-        window = await lab.window.browser.new_context(java_script_enabled=False)
-        page = await window.new_page()
+    async with lab.tab(visit, size) as page:
         await page.goto(f"{lab.address}/claims.html")
-        first = page.locator("details.claim").first
-        await first.locator("summary").click()
-        assert "quick run" in await first.inner_text()
-        assert not await page.locator(".claims-tools").inner_text()
-        await window.close()
+        shown = page.locator("details.claim:visible")
+        total = await shown.count()
+        assert await page.locator(".claims-tools output").inner_text() == f"{total} of {total} claims"
+        await page.get_by_label("Verdict", exact=True).select_option("not-supported")
+        await page.get_by_label("Notebook", exact=True).select_option("21")
+        some = await shown.count()
+        assert 0 < some < total
+        for text in await shown.all_inner_texts():
+            assert "not supported" in text
+            assert "notebook 21" in text
+        await page.get_by_label("Sort by", exact=True).select_option("document")
+        assert await shown.count() == some
+        await page.get_by_label("Search claims", exact=True).fill("no claim says this")
+        assert await shown.count() == 0
+        name = await page.locator("details.claim").last.get_attribute("id")
+        await page.goto(f"{lab.address}/claims.html#{name}")
+        await page.locator(f"#{name}[open]").wait_for()
+        assert await page.locator(f"#{name}").get_by_text("link to this claim").is_visible()
+        async with page.expect_download() as download:
+            await page.get_by_text("(CSV)").click()
+        assert "agreement" in Path(await (await download.value).path()).read_text(encoding="utf-8").splitlines()[0]
+        assert await findings_in(page, ":is(.claims-tools, details.claim[open])") == []
+    assert visit.errors == []  # a download counts as a request that failed
 
-    lab.run(read())
+
+@in_browser
+async def test_claims_can_be_read_without_javascript(lab: Lab) -> None:
+    window = await lab.window.browser.new_context(java_script_enabled=False)
+    page = await window.new_page()
+    await page.goto(f"{lab.address}/claims.html")
+    first = page.locator("details.claim").first
+    await first.locator("summary").click()
+    assert "quick run" in await first.inner_text()
+    assert not await page.locator(".claims-tools").inner_text()
+    await window.close()
 
 
-def test_a_formula_brings_no_script_along(lab: Lab) -> None:
-    async def typeset() -> int:
-        async with lab.tab(Visit(), WIDE) as page:
-            await page.goto(f"{lab.address}/part1.html")
-            await page.evaluate(SETTLED)
-            await page.evaluate(r"""async () => {
-                const made = await MathJax.tex2chtmlPromise('\\href{javascript:alert(1)}{x}');
-                document.querySelector('article').append(made);
-            }""")
-            return await page.locator("a[href^=javascript]").count()
-
-    assert lab.run(typeset()) == 0
+@in_browser
+async def test_a_formula_brings_no_script_along(lab: Lab) -> None:
+    async with lab.open("part1.html", WIDE) as page:
+        await page.evaluate(r"""async () => {
+            const made = await MathJax.tex2chtmlPromise('\\href{javascript:alert(1)}{x}');
+            document.querySelector('article').append(made);
+        }""")
+        assert await page.locator("a[href^=javascript]").count() == 0
 
 
-@pytest.mark.parametrize("name", ["part1.html", "notebooks/21_function_fitting.html"])
-def test_a_page_can_be_printed(lab: Lab, name: str) -> None:
-    async def print_it() -> tuple[bytes, bool, list[str]]:
-        async with lab.tab(Visit(), PAPER) as page:
-            await page.goto(f"{lab.address}/{name}")
-            await page.evaluate(SETTLED)
-            await page.emulate_media(media="print")
-            sidebar = await page.locator(".bd-sidebar-primary").is_visible()
-            cut_off = await page.evaluate(CUT_OFF)
-            return await page.pdf(format="A4"), sidebar, cut_off
-
-    document, sidebar, cut_off = lab.run(print_it())
-    assert document.startswith(b"%PDF")
-    assert not sidebar
-    assert cut_off == []
+@pytest.mark.parametrize("name", ["part1.html", NOTEBOOK])
+@in_browser
+async def test_a_page_can_be_printed(lab: Lab, name: str) -> None:
+    async with lab.open(name, PAPER) as page:
+        await page.emulate_media(media="print")
+        assert not await page.locator(".bd-sidebar-primary").is_visible()
+        assert await page.evaluate(CUT_OFF) == []
+        assert (await page.pdf(format="A4")).startswith(b"%PDF")
 
 
 # --- The checks can fail -----------------------------------------------------------------------------------------

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tests.conftest import ROOT
 
-
-def run_cleaner(path: Path) -> str:
-    command = [sys.executable, ROOT / "tools" / "clean_notebooks.py", path]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+clean = runpy.run_path(str(ROOT / "tools" / "clean_notebooks.py"))["main"]
 
 
 def executed_notebook() -> NotebookNode:
@@ -34,11 +31,12 @@ def executed_notebook() -> NotebookNode:
     return new_notebook(cells=cells, metadata={"language_info": {"name": "python", "version": "3.11.2"}})
 
 
-def test_only_checked_tables_keep_outputs_and_counts(tmp_path: Path) -> None:
+def test_only_checked_tables_keep_outputs_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "notebook.ipynb"
     before = executed_notebook()
     nbformat.write(before, path)
-    assert run_cleaner(path) == "cleaned notebook.ipynb\n"
+    clean([str(path)])
+    assert capsys.readouterr().out == "cleaned notebook.ipynb\n"
     after = nbformat.read(path, as_version=4)
     parameters, printed, table, exercise = after.cells[1:]
     for cell in (parameters, printed, exercise):
@@ -53,12 +51,6 @@ def test_only_checked_tables_keep_outputs_and_counts(tmp_path: Path) -> None:
     assert printed.metadata == {}
     assert exercise.metadata == {"nbgrader": {"grade_id": "answer"}}
     assert after.metadata.language_info == {"name": "python"}
-
-
-def test_cleaning_twice_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "notebook.ipynb"
-    nbformat.write(executed_notebook(), path)
-    run_cleaner(path)
     once = path.read_bytes()
-    assert run_cleaner(path) == ""
-    assert path.read_bytes() == once
+    clean([str(path)])
+    assert (path.read_bytes(), capsys.readouterr().out) == (once, "")

@@ -58,7 +58,7 @@ def test_this_installation_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = list(doctor.examine())
     # The machine may be small or without real data: warnings. All else has to be right for the tests to mean anything.
     assert [finding for finding in findings if finding.status == "failure"] == []
-    assert {"packages", "kernel", "notebooks", "data", "memory", "disk", "GPU"} == {one.check for one in findings}
+    assert {"packages", "kernel", "data", "memory", "disk", "GPU"} == {one.check for one in findings}
 
 
 @pytest.fixture
@@ -119,14 +119,9 @@ def test_a_check_that_breaks_down_is_a_failure_and_the_others_go_on(told) -> Non
     assert "9 GiB free" in result.out
 
 
-def test_a_failure_needs_a_remedy() -> None:
-    with pytest.raises(ValueError, match="remedy"):
-        Finding("disk", "failure", "full")
-
-
 def test_outside_a_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "PACKAGE", tmp_path / "elsewhere" / "labutils")
-    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name] for name in ("notebooks", "disk")})
+    monkeypatch.setattr(doctor, "CHECKS", {"disk": doctor.CHECKS["disk"]})
     first, *others = doctor.examine(tmp_path)
     fails(first, "no notebooks/runs.yaml")
     assert {finding.status for finding in others} <= {"ok"}
@@ -165,11 +160,6 @@ def test_it_still_answers_where_packages_are_missing_or_broken(error: str, words
 # --- Python and packages -----------------------------------------------------------------------------------------
 
 
-def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.10.14")
-    fails(found("packages")[0], "3.10.14", ">=3.11")
-
-
 @pytest.mark.parametrize(
     ("version", "message"),
     [(None, "numpy is missing; the lab needs numpy"), ("1.26.4", "numpy is 1.26.4; the lab needs <3,>=2")],
@@ -188,23 +178,6 @@ def test_packages(monkeypatch: pytest.MonkeyPatch, version: str | None, message:
     finding = only("packages")
     fails(finding, message)
     assert "constraints.txt" in finding.remedy
-
-
-def test_packages_other_than_the_pinned_ones_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor._pinned()["torch"] == "2.13.0"
-    monkeypatch.setattr(doctor, "_pinned", lambda: {"numpy": "2.0.1"})
-    finding = only("packages")
-    assert finding.status == "ok"
-    assert f"numpy {metadata.version('numpy')} (2.0.1)" in finding.message
-    assert "torch" not in finding.message
-
-
-def test_without_a_checkout_the_metadata_decide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "labutils")
-    declared = doctor._declared()
-    assert declared["requires-python"] == ">=3.11"
-    assert any(line.startswith("torch") for line in declared["dependencies"])
-    assert not any(line.startswith("pytest") for line in declared["dependencies"])
 
 
 def test_another_checkout(lab: TinyLab) -> None:
@@ -254,22 +227,13 @@ def test_a_kernel_that_cannot_import_labutils(monkeypatch: pytest.MonkeyPatch, t
     program = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel_spec(tmp_path, program, monkeypatch, PYTHONPATH=str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    fails(only("kernel"), "importing labutils fails: ImportError: made for the test")
+    fails(only("kernel"), "cannot import this labutils: ImportError: made for the test")
 
 
-def test_a_kernel_of_another_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_ask", lambda client, code, expression: ("/another/env", ""))
-    fails(only("kernel"), "/another/env", sys.prefix)
-
-
-def test_notebooks(lab: TinyLab) -> None:
-    lab.name_runs({"21_fit": {"d1": {"n": 9}}})
-    assert only("notebooks", lab).message.startswith("1 in ")
-    lab.name_runs({"no_such": {"d1": {"n": 9}}})
-    fails(only("notebooks", lab), "no_such")
-    lab.name_runs({})
-    (lab.project.notebooks / "21_fit.ipynb").unlink()
-    fails(only("notebooks", lab), "none")
+def test_a_kernel_of_another_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = sys.prefix
+    monkeypatch.setattr(doctor.sys, "prefix", "/another/env")
+    fails(only("kernel"), f"it runs in {here}")
 
 
 # --- Data --------------------------------------------------------------------------------------------------------

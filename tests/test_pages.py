@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,15 +183,6 @@ def test_a_page_without_claims_says_so(lab: TinyLab) -> None:
     assert "No notebook has tested a claim yet." in pages.claims_page(lab.load(), {"21_fit": {}}, {})
     quick = {"21_fit": {"claims": [claim("deep", "supported")]}}
     assert "None is recorded yet." in pages.claims_page(lab.load(), quick, {})
-
-
-def test_published_runs_that_are_named_are_found(lab: TinyLab) -> None:
-    lab.name_runs({"21_fit": {"d1": {"n": 4}, "d2": {"n": 5}}})
-    for name in ("21_fit/d1", "21_fit/gone"):
-        folder = lab.root / "book" / "results" / name
-        folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({"run": name}))
-    assert list(pages.source_runs(lab.root, ["21_fit", "22_image"])) == ["21_fit:d1"]
 
 
 # --- Results ------------------------------------------------------------------------------------------------------
