@@ -1,8 +1,8 @@
 """Executes runs on the workers of a Dask scheduler.
 
 A worker gets a notebook's bytes and parameters, executes it in a folder of its own with one thread, and sends the
-folder back as bytes: it needs labutils, but no disk in common with the caller. Where it does see the folder of the
-run's checkpoints, it keeps them there; else on its own machine.
+folder back as bytes: it needs labutils, but no disk in common with the caller. Only where it does see the folder of the
+run's checkpoints, an interrupted run goes on from them.
 
 A worker that dies loses its run, and Dask gives it to another one; a run that has failed goes to a worker once more,
 then counts as failed. When the caller ends, in whatever way, the kernels on the workers end, too.
@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import platform
-import shutil
 import socket
 import tarfile
 import tempfile
@@ -30,7 +28,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from distributed import Client, KilledWorker, get_worker
 from distributed.client import FutureCancelledError
 from distributed.comm import get_address_host_port
@@ -41,7 +38,6 @@ from labs.runner import PACKAGE, Event, LabsError, Project, Result, Run
 from labutils import identity
 
 SECONDS_TO_CONNECT = 8.0
-SECONDS_TO_KEEP = freshness.DAYS_KEPT * 86400.0  # checkpoints on a worker's machine that nobody uses
 # What a worker process knows that a notebook's kernel must not: sweeps inside it would go back to the scheduler that it
 # came from, and an allocator that returns memory at once makes trainings slower.
 _NOT_INHERITED = ("LABUTILS_SCHEDULER", "MALLOC_TRIM_THRESHOLD_")
@@ -220,7 +216,6 @@ async def _perform(job: Job, caller: dict[str, str], topic: str, ticket: str) ->
         task = worker.state.tasks.get(ticket)
         return task is not None and task.state in ("executing", "long-running")
 
-    began, (checkpoints, own) = time.time_ns(), _checkpoints_here(job)
     say({"kind": "begun"})
     if differences := identity.differences(caller, _identity()):  # of a worker that came later
         error = _remedy(f"worker {worker.address}", differences, worker.scheduler.address)
@@ -231,7 +226,7 @@ async def _perform(job: Job, caller: dict[str, str], topic: str, ticket: str) ->
         folder.mkdir()
         cwd.mkdir()
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
-        here = replace(job, checkpoints=checkpoints)
+        here = job if _sees(job) else replace(job, checkpoints=None)
         work = asyncio.ensure_future(jupyter.carry_out(here, folder, cwd=cwd, environment=environment, say=say))
         try:
             while not work.done() and is_wanted():
@@ -243,8 +238,6 @@ async def _perform(job: Job, caller: dict[str, str], topic: str, ticket: str) ->
         if outcome.failure:
             say({"kind": "failed", "error": outcome.failure.error})
             raise FailedRun(outcome, _pack(folder))
-        if own:
-            freshness.drop_unused(own, began)
         return outcome, _pack(folder)
 
 
@@ -257,26 +250,10 @@ def _pack(folder: Path | None) -> bytes:
     return buffer.getvalue()
 
 
-def _checkpoints_here(job: Job) -> tuple[Path | None, Path | None]:
-    """The folder for the job's checkpoints: the caller's if this machine sees it, else one of this machine's own.
-
-    Returns:
-        The folder, and again if it is this machine's own.
-    """
-    if job.checkpoints is None:
-        return None, None
-    try:
-        seen = (job.checkpoints / freshness.MADE_BY).read_text(encoding="utf-8") == job.made_by
-    except (OSError, ValueError):
-        seen = False
-    if seen and os.access(job.checkpoints, os.W_OK):
-        return job.checkpoints, None
-    folders = platformdirs.user_cache_path("labutils") / "checkpoints"
-    own = folders / json.loads(job.made_by)["id"]
-    own.mkdir(parents=True, exist_ok=True)
-    os.utime(own)
-    for old in folders.iterdir():
-        with suppress(FileNotFoundError):  # another worker tidies up, too
-            if time.time() - old.stat().st_mtime > SECONDS_TO_KEEP:
-                shutil.rmtree(old, ignore_errors=True)
-    return own, own
+def _sees(job: Job) -> bool:
+    """Whether this machine sees the folder of the job's checkpoints, and not another one of that name."""
+    if job.checkpoints is None or not os.access(job.checkpoints, os.W_OK):
+        return False
+    with suppress(OSError, ValueError):
+        return (job.checkpoints / freshness.MADE_BY).read_text(encoding="utf-8") == job.made_by
+    return False

@@ -381,7 +381,7 @@ def close_checkpoints(folder: Path, *, done: bool) -> None:
     go.
     """
     if done:
-        drop_unused(folder, (folder / MADE_BY).stat().st_mtime_ns)
+        _drop_unused(folder, (folder / MADE_BY).stat().st_mtime_ns)
         write_atomically(folder / MADE_BY, json.dumps(_read_made_by(folder) | {"done": True}))
     if not _files(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -389,7 +389,7 @@ def close_checkpoints(folder: Path, *, done: bool) -> None:
         _remove_if_old(other)
 
 
-def drop_unused(folder: Path, since: int) -> None:
+def _drop_unused(folder: Path, since: int) -> None:
     """Remove the checkpoints not used since a time (in ns since the epoch), and the largest of too many bytes."""
     stats = {path: stat for path in _files(folder) if (stat := _stat(path))}
     used = [path for path, stat in stats.items() if stat.st_mtime_ns >= since]

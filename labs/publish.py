@@ -21,7 +21,6 @@ from labutils.files import layout, write_atomically
 
 LARGEST = 100_000  # bytes of a published metrics.json
 LARGEST_FIGURE = 60_000  # bytes of each picture
-BIGGEST_TOLD = 3
 # A run of another notebook text or with other parameters is another run, whatever one says about it.
 NEVER_PASSED_OVER = ("notebook", "parameters", "result ")
 # A path from the root of a file system: /home/ann/x, ~/x, C:\\x; not a/b, https://a/b or 1/2.
@@ -194,15 +193,12 @@ def compress(picture: bytes) -> tuple[str, bytes]:
 
 
 def _too_big(run: Run, metrics: Mapping[str, Any], size: int) -> str:
-    parts = {f"metric {name!r}": value for name, value in metrics.get("metrics", {}).items()}
-    parts |= {name: metrics.get(name) for name in ("parameters", "claims", "provenance")}
-    sizes = {name: len(json.dumps(value, ensure_ascii=False).encode()) for name, value in parts.items()}
-    biggest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:BIGGEST_TOLD]
-    told = ", ".join(f"{name} {sizes[name] / 1000:.1f} kB" for name in biggest)
+    sizes = {name: len(json.dumps(value, ensure_ascii=False)) for name, value in metrics.get("metrics", {}).items()}
+    most = max(sizes, key=sizes.__getitem__, default="")
     return (
         f"{run.label} cannot be published: its metrics take {size / 1000:.1f} kB of at most {LARGEST / 1000:.0f} kB "
-        f"({told}). Let the notebook record what its figures show, a summary or one training instead of every curve, "
-        "and run it again"
+        f"(most of it {most!r}). Let the notebook record what its figures show, a summary or one training instead of "
+        "every curve, and run it again"
     )
 
 

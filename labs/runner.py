@@ -425,7 +425,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class _Here:
+class Here:
     """The cores of this machine, a kernel for each run."""
 
     cwd: Path
@@ -434,6 +434,7 @@ class _Here:
     forge: Forge | None = None
 
     async def perform(self, job: Job, folder: Path, say: Say) -> Outcome:
+        """Execute a job in a kernel."""
         return await jupyter.carry_out(
             job, folder, cwd=self.cwd, environment=os.environ, say=say, forge=None if job.checkpoints else self.forge
         )
@@ -484,7 +485,7 @@ def execute(
             forge = None
             if len(short) >= WORTH_A_FORGE and sys.platform == "linux":
                 forge = stack.enter_context(contextlib.closing(Forge(os.environ | jupyter.thread_environment(threads))))
-            place = _Here(project.notebooks, at_once, threads, forge)
+            place = Here(project.notebooks, at_once, threads, forge)
             return await execute_at(place, project, runs, out, force=force, on_event=on_event)
 
     return run_until_interrupted(run_them())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from xdist.scheduler import LoadScopeScheduling
 
 from labs import freshness, runner, site
+from labs.jupyter import Forge
 from labs.runner import Notebook, Project, Result, Run
 
 # Before any test imports torch: they run side by side, one thread each, and open no window.
@@ -139,14 +141,18 @@ def results(session_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def execute_notebook(results: Path) -> Callable[[str], Result]:
+def execute_notebook(results: Path) -> Iterator[Callable[[str], Result]]:
     """Execute the quick run of a real notebook, once a session: whoever comes later finds it fresh."""
     project = Project(ROOT)
+    with contextlib.ExitStack() as stack:
+        forge = stack.enter_context(contextlib.closing(Forge(os.environ))) if sys.platform == "linux" else None
+        here = runner.Here(project.notebooks, jobs=1, threads=1, forge=forge)
 
-    def execute(name: str) -> Result:
-        return runner.execute(project, runner.select(runner.load_notebooks(project), [name]), results, jobs=1)[0]
+        def execute(name: str) -> Result:
+            runs = runner.select(runner.load_notebooks(project), [name])
+            return runner.run_until_interrupted(runner.execute_at(here, project, runs, results))[0]
 
-    return execute
+        yield execute
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +77,6 @@ class Workers:
 
     def add(self, **environment: str) -> subprocess.Popen[bytes]:
         words = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder))
-        environment = {"XDG_CACHE_HOME": str(self.folder / "cache"), **environment}
         process = python("-m", "distributed.cli.dask_worker", self.address, *words, **environment)
         self.processes.append(process)
         return process
@@ -276,23 +274,11 @@ def test_a_run_on_cuda_needs_workers_with_a_device(tiny_lab: TinyLab, workers: W
 # --- Checkpoints where no disk is shared -------------------------------------------------------------------------
 
 
-def test_a_worker_keeps_checkpoints_where_the_caller_sees_them_or_on_its_own_disk(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    made_by = '{"id": "0123"}'
-    job = Job("a", b"", {}, 1, folder, made_by)
-    own = cluster.platformdirs.user_cache_path("labutils") / "checkpoints" / "0123"
-    assert cluster._checkpoints_here(replace(job, checkpoints=None)) == (None, None)
-    assert cluster._checkpoints_here(job) == (own, own)  # nothing there
-    (folder / freshness.MADE_BY).write_text('{"id": "other"}')
-    assert cluster._checkpoints_here(job) == (own, own)  # a folder of that name on another disk
-    (folder / freshness.MADE_BY).write_text(made_by)
-    assert cluster._checkpoints_here(job) == (folder, None)
-    old = own.with_name("old")
-    old.mkdir()
-    long_ago = time.time() - cluster.SECONDS_TO_KEEP - 1
-    os.utime(old, (long_ago, long_ago))
-    (folder / freshness.MADE_BY).unlink()
-    cluster._checkpoints_here(job)
-    assert [path.name for path in own.parent.iterdir()] == ["0123"]
+def test_a_worker_uses_checkpoints_only_where_it_sees_the_callers(tmp_path: Path) -> None:
+    job = Job("a", b"", {}, 1, tmp_path, '{"id": "0123"}')
+    assert not cluster._sees(replace(job, checkpoints=None))
+    assert not cluster._sees(job)  # nothing there
+    (tmp_path / freshness.MADE_BY).write_text('{"id": "other"}')
+    assert not cluster._sees(job)  # a folder of that name on another disk
+    (tmp_path / freshness.MADE_BY).write_text(job.made_by)
+    assert cluster._sees(job)

@@ -59,8 +59,15 @@ def keep_colons(app: Sphinx, what: str, name: str, thing: Any, options: Any, lin
             lines[at + 1] = f"{' ' * (len(lines[at + 1]) - len(words))}: {words}"
 
 
+def read_side_by_side(app: Sphinx) -> None:
+    """Declare what two extensions of Jupyter Book do not: they do nothing while pages are read for a site."""
+    for name in ("sphinx_multitoc_numbering", "sphinx_jupyterbook_latex"):
+        app.extensions[name].parallel_read_safe = True
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx."""
     app.connect("doctree-read", link_documents)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
+    app.connect("builder-inited", read_side_by_side)
     return {"parallel_read_safe": True}
