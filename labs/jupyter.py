@@ -312,9 +312,8 @@ class Forge:
 
     def close(self) -> None:
         """End it, and the kernels."""
-        self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
+        with self._process:
+            self._process.kill()
 
 
 def _imports() -> Iterator[str]:

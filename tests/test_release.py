@@ -508,7 +508,7 @@ def test_an_open_exercise_does_not_fail_a_run_of_the_release(
 
 
 def test_a_release_replaces_nothing(small: TinyLab, tmp_path: Path) -> None:
-    place = tmp_path / "lab"
+    place = tmp_path / "students"
     place.mkdir()
     release.build(small.project, place)  # an empty folder is no loss
     (tmp_path / "file").touch()
