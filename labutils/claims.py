@@ -105,7 +105,7 @@ class Claim:
             a = {"correlation": "a correlation of ", "ratio": "a ratio of "}.get(self.kind, "")
             found = f"{a}{_estimate(self)} {self.unit}".rstrip()
         why = f" · {self.reason}" if self.verdict == "inconclusive" else ""
-        return f"measured {found}, needs {_in_words(self.needs)}{end}{why}"
+        return f"measured {found}, needs {needs_in_words(self.needs)}{end}{why}"
 
     def __str__(self) -> str:
         return f"{SYMBOLS[self.verdict]} {self.verdict}: {self.text} ({self.source})\n  {self.evidence}"
@@ -238,7 +238,13 @@ def _slug(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", text.lower())) or "claim"
 
 
-def _in_words(needs: Mapping[str, Any]) -> str:
+def needs_in_words(needs: Mapping[str, Any]) -> str:
+    """Return what a claim needs, as people say it.
+
+    Example:
+        >>> needs_in_words({"above": 0.5})
+        'more than 0.5'
+    """
     [(which, at)] = needs.items()
     if which == "within":
         return f"between {at[0]:g} and {at[1]:g}"
