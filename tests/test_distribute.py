@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from labutils import checkpoint, distribute, identity, models, training
-
-K = 5
+from tests.test_checkpoint import ADAM, LABELS, K, cnns, images, mlps, points, state_of
+from tests.test_checkpoint import same as same_values
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -47,8 +47,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             client.wait_for_workers(2, timeout=60)
             found = client.scheduler.address
         yield found
-        for client in clients():
-            client.close()
+        distribute._client(found).close()
         distribute._client.cache_clear()
     finally:
         for process in processes:
@@ -56,31 +55,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait()
 
 
-def clients() -> list[distributed.Client]:
-    return [distribute._client(address) for address in ADDRESSES]
-
-
-ADDRESSES: set[str] = set()
-
-
 @pytest.fixture
 def elsewhere(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """From here on, trainings go to the workers."""
-    ADDRESSES.add(address)
     monkeypatch.setenv(distribute.ADDRESS, address)
     return address
 
 
-def mlps() -> list[nn.Module]:
-    return [models.mlp((4, 6, 3), "tanh", seed=s) for s in range(K)]
-
-
 def odd() -> list[nn.Module]:
     return [models.mlp((3, 5, 7, 3), seed=s) for s in range(K)]
-
-
-def cnns() -> list[nn.Module]:
-    return [models.cnn((1, 2), (3,), size=8, seed=s) for s in range(K)]
 
 
 def normalized() -> list[nn.Module]:
@@ -91,26 +74,11 @@ def dropouts() -> list[nn.Module]:
     return [nn.Sequential(models.mlp((4, 9), seed=s), nn.Dropout(), models.mlp((9, 3))) for s in range(K)]
 
 
-def points() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(20, 4, generator=generator), torch.randint(0, 3, (20,), generator=generator)
-
-
-def images() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(20, 1, 8, 8, generator=generator), torch.randint(0, 3, (20,), generator=generator)
-
-
 OWN = {"lr": [0.1, 0.02, 0.1, 0.1, 0.01], "momentum": [0.9, 0, 0.5, 0.5, 0.9], "weight_decay": [0, 0, 0.1, 0.1, 0.1]}
 SEEDS = [1, 2, 3, 3, 4]  # two that one chunk has in common
-LABELS = torch.randint(0, 3, (K, 20), generator=torch.Generator().manual_seed(9))
 CASES: dict[str, tuple[Callable[[], list[nn.Module]], Callable[[], Any], dict[str, Any]]] = {
     "own values, own seeds": (mlps, points, OWN | {"seed": SEEDS, "chunk": 2}),
-    "one seed, Adam, layers' rates": (
-        mlps,
-        points,
-        {"optimizer": "adam", "lr": 0.01, "chunk": 2, "layer_lr": {"1": 0.1}},
-    ),
+    "one seed, Adam, layers' rates": (mlps, points, ADAM | {"chunk": 2, "layer_lr": {"1": 0.1}}),
     "one by one, one cycle": (mlps, points, OWN | {"chunk": 1, "schedule": "one_cycle"}),
     "augmented": (cnns, images, {"lr": 0.1, "augment": True, "padding": 2, "seed": SEEDS, "chunk": 2}),
     "odd sizes": (odd, lambda: (points()[0][:, :3], points()[1]), OWN | {"seed": SEEDS, "chunk": 2, "batch_size": 7}),
@@ -132,15 +100,8 @@ def train(case: str, hook: Any = None, **more: Any) -> tuple[list[nn.Module], tr
 
 
 def same(ours: tuple[list[nn.Module], training.History], theirs: tuple[list[nn.Module], training.History]) -> None:
-    for field in fields(training.History):
-        if field.name != "seconds":
-            mine, other = getattr(ours[1], field.name), getattr(theirs[1], field.name)
-            assert mine.dtype == other.dtype, field.name
-            assert mine.tobytes() == other.tobytes(), field.name
-    for a, b in zip(ours[0], theirs[0], strict=True):
-        assert a.training == b.training
-        for name, value in a.state_dict().items():
-            assert torch.equal(value, b.state_dict()[name]), name
+    same_values(state_of(*ours, None), state_of(*theirs, None))
+    assert [model.training for model in ours[0]] == [model.training for model in theirs[0]]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -219,9 +180,6 @@ def test_a_worker_that_dies_in_the_middle_costs_only_time(elsewhere: str, tmp_pa
     assert np.array_equal(seen.values, expected.values)
 
 
-# --- What is computed here ---------------------------------------------------------------------------------------
-
-
 def never(*_: Any, **__: Any) -> Any:
     pytest.fail("it was sent away")
 
@@ -258,20 +216,7 @@ def test_processes_of_this_machine_compute_the_bits_too(case: str, monkeypatch) 
     here, there = train(case), training.Snapshots()
     with joblib.parallel_config(n_jobs=2):
         same(train(case, there), here)
-    assert torch.equal(there.weights[:, -1], torch.stack([training_weights(model) for model in here[0]]))
-
-
-def training_weights(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def test_importing_the_module_does_not_import_dask() -> None:
-    code = "import sys, labutils.training; print('distributed' in sys.modules, 'dask' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
-
-
-# --- What can go wrong -------------------------------------------------------------------------------------------
+    assert torch.equal(there.weights[:, -1], torch.stack([parameters_to_vector(m.parameters()) for m in here[0]]))
 
 
 def test_an_address_without_a_scheduler_is_named(monkeypatch) -> None:
@@ -302,11 +247,7 @@ class Fake:
     [
         (None, ConnectionError, r"the scheduler at tcp://s has no worker"),
         (identity.of_this_process() | {"torch": "1.0"}, RuntimeError, r"worker tcp://b has torch 1\.0 instead of"),
-        (
-            identity.of_this_process() | {"code of labutils": "old"},
-            RuntimeError,
-            "b has other code of labutils",
-        ),
+        (identity.of_this_process() | {"code of labutils": "old"}, RuntimeError, "b has other code of labutils"),
         (ModuleNotFoundError("labutils"), RuntimeError, "worker tcp://b has no labutils, or an older one: install"),
     ],
 )

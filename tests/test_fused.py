@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import subprocess
@@ -10,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -265,28 +263,7 @@ def test_fit_gives_the_same_with_it(batch_size: int | None, seed: Any, monkeypat
         assert getattr(history, field) == pytest.approx(getattr(expected, field), rel=1e-10)
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fused, "pays", lambda *sizes: True)
-    nets, again = ([models.mlp((1, 6, 1), seed=s) for s in range(3)] for _ in range(2))
-    expected = fit(nets, batch_size=7)
-    whole, calls = training.Stack.backward, iter(range(10**6))
-
-    def interrupted(stack: training.Stack, *batch: Any, **options: Any) -> Any:
-        if next(calls) % 5 == 4:
-            raise KeyboardInterrupt
-        return whole(stack, *batch, **options)
-
-    monkeypatch.setattr(training.Stack, "backward", interrupted)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            fit([copy.deepcopy(net) for net in again], batch_size=7, checkpoint=tmp_path / "fit")
-    monkeypatch.setattr(training.Stack, "backward", whole)
-    history = fit(again, batch_size=7, checkpoint=tmp_path / "fit")
-    assert torch.equal(flat(again), flat(nets))
-    assert np.array_equal(history.running_loss, expected.running_loss)
-
-
-def test_numba_is_loaded_late_and_needs_no_place_for_its_cache(tmp_path: Path) -> None:
+def test_numba_and_dask_are_loaded_late_and_numba_needs_no_place_for_its_cache(tmp_path: Path) -> None:
     """As on a machine where neither the package's folder nor the user's can be written to, and nobody is at home."""
     package = tmp_path / "labutils"
     shutil.copytree(Path(fused.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -294,7 +271,7 @@ def test_numba_is_loaded_late_and_needs_no_place_for_its_cache(tmp_path: Path) -
     code = """
 import sys, numpy
 from labutils import fused, training
-assert "numba" not in sys.modules
+assert not {"numba", "dask", "distributed"} & set(sys.modules)
 from labutils import loops
 numbers = numpy.array([2.0, 3.0])
 loops.scale_by(numbers, numbers)

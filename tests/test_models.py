@@ -13,35 +13,16 @@ from labutils import models
 # The counts that the source documents state (or that follow from their tables).
 COUNTS = {
     "d0-two-layer": 1_574_002,
-    "d1-shallow": 397,
-    "d1-deep": 385,
-    "d1-cnn-shallow": 40_630,
-    "d1-cnn-deep": 146_482,
-    "d1-path": 218_181,
+    "d1-shallow": 397, "d1-deep": 385, "d1-cnn-shallow": 40_630, "d1-cnn-deep": 146_482, "d1-path": 218_181,
     "d1-mlp": 269_322,
-    "d2-fit-0": 573,
-    "d2-fit-1": 574,
-    "d2-fit-2": 573,
-    "fit-0": 571,
-    "fit-1": 572,
-    "fit-2": 571,
+    "d2-fit-0": 573, "d2-fit-1": 574, "d2-fit-2": 573,
+    "fit-0": 571, "fit-1": 572, "fit-2": 571,
     "d2-mnist": 149_002,
-    "cifar-1": 36_458,
-    "cifar-2": 46_842,
-    "cifar-7": 430_102,
-    "cifar-21": 11_085,
-    "cifar-22": 12_029,
-    "cifar-23": 13_656,
-    "cifar-24": 16_904,
-    "cifar-25": 29_254,
-    "cifar-26": 52_004,
-    "cifar-27": 63_054,
-    "cifar-28": 74_754,
-    "cifar-29": 83_854,
-    "cifar-30": 130_122,
-    "cifar-31": 425_194,
+    "cifar-1": 36_458, "cifar-2": 46_842, "cifar-7": 430_102, "cifar-21": 11_085, "cifar-22": 12_029,
+    "cifar-23": 13_656, "cifar-24": 16_904, "cifar-25": 29_254, "cifar-26": 52_004, "cifar-27": 63_054,
+    "cifar-28": 74_754, "cifar-29": 83_854, "cifar-30": 130_122, "cifar-31": 425_194,
     "d4-mlp": 1_643_234,
-}
+}  # fmt: skip
 INPUTS = {"d0": (1, 28, 28), "d1-cnn": (1, 28, 28), "d1-path": (1, 28, 28), "d1-mlp": (1, 28, 28)}
 INPUTS |= {"d1-shallow": (1,), "d1-deep": (1,), "d2-fit": (1,), "fit": (1,), "d2-mnist": (1, 32, 32)}
 INPUTS |= {"cifar": (3, 32, 32), "d4-mlp": (3, 32, 32)}
@@ -52,22 +33,15 @@ def _by_prefix(table: dict, name: str, default=None):
     return next((value for prefix, value in table.items() if name.startswith(prefix)), default)
 
 
-def test_the_table_holds_the_networks_of_the_sources() -> None:
-    assert set(models.names()) == set(COUNTS)
-
-
 @pytest.mark.parametrize("name", COUNTS)
-def test_parameter_count(name: str) -> None:
-    assert models.count_parameters(models.build(name)) == COUNTS[name]
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_output_shape_on_the_sources_input(name: str) -> None:
-    outputs = models.build(name)(torch.zeros(2, *_by_prefix(INPUTS, name)))
-    assert outputs.shape == (2, _by_prefix(OUTPUTS, name, 10))
+def test_parameter_count_and_output_shape_on_the_sources_input(name: str) -> None:
+    model = models.build(name)
+    assert models.count_parameters(model) == COUNTS[name]
+    assert model(torch.zeros(2, *_by_prefix(INPUTS, name))).shape == (2, _by_prefix(OUTPUTS, name, 10))
 
 
 def test_activations_are_the_documents() -> None:
+    assert set(models.names()) == set(COUNTS)
     kinds = {name: {type(layer) for layer in models.build(name)} for name in COUNTS}
     for name in ("d1-shallow", "d1-deep", "d1-path", "d1-mlp"):
         assert kinds[name] == {nn.Flatten, nn.Linear, nn.Tanh}
@@ -88,18 +62,13 @@ def test_softmax_variant_outputs_probabilities() -> None:
 @given(st.integers(0, 2**40))
 @settings(max_examples=20)
 def test_weights_follow_the_seed_alone(seed: int) -> None:
-    before = torch.random.get_rng_state()
-    first = models.mlp((4, 5, 2), seed=seed)
-    torch.rand(3)  # what the global generator does in between is of no consequence
-    second = models.mlp((4, 5, 2), seed=seed)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    torch.random.set_rng_state(before)
-
-
-def test_building_leaves_the_global_generator_alone() -> None:
-    before = torch.random.get_rng_state()
-    models.build("cifar-2", seed=5)
-    assert torch.equal(torch.random.get_rng_state(), before)
+    for build in (lambda s: models.mlp((4, 5, 2), seed=s), lambda s: models.residual((1, 2), size=4, seed=s)):
+        torch.rand(3)  # what the global generator does in between is of no consequence
+        before = torch.random.get_rng_state()
+        first, second, other = build(seed), build(seed), build(seed + 1)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+        assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["d1-mlp", "cifar-2"])
@@ -149,12 +118,6 @@ def test_residual_and_plain_network_differ_in_the_skip_connections_alone() -> No
     assert not torch.allclose(skip(x), plain(x))
     h = plain[1](plain[0](x))
     torch.testing.assert_close(plain[2](h), plain[2].layers(h).tanh())
-
-
-def test_residual_weights_follow_the_seed() -> None:
-    a, b, c = (models.residual((1, 2), size=4, seed=s)[2].layers[0].weight for s in (1, 1, 2))
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
 
 
 def test_residual_weights_have_the_variance_of_he() -> None:

@@ -70,9 +70,6 @@ def dataset(**changes) -> SimpleNamespace:
     return SimpleNamespace(**(part | changes))
 
 
-# --- where, and what a run begins with
-
-
 def test_a_new_run_is_a_complete_record(folder):
     run = record.start("21_demo", {"seed": 3, "device": "cpu"})
     found = read(folder)
@@ -85,6 +82,7 @@ def test_a_new_run_is_a_complete_record(folder):
     assert (found["metrics"], found["claims"], found["figures"]) == ({}, [], [])
     assert (run.notebook, run.name, run.folder) == ("21_demo", "quick", folder)
     assert repr(run) == "Run 'quick' of 21_demo"
+    assert mpl.rcParams["axes.titlelocation"] == STYLE["axes.titlelocation"]
 
 
 def test_provenance_names_what_the_numbers_may_depend_on(folder):
@@ -122,10 +120,6 @@ def test_parameters_are_recorded_as_they_were_at_the_start(folder):
     assert read(folder)["non_finite"] == ["parameters.stop"]
 
 
-def test_starting_applies_the_house_style(run):
-    assert mpl.rcParams["axes.titlelocation"] == STYLE["axes.titlelocation"]
-
-
 @pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "a b"])
 def test_a_notebook_name_that_is_no_file_name_is_refused(folder, name):
     with pytest.raises(ValueError, match="notebook must be a name such as"):
@@ -133,22 +127,17 @@ def test_a_notebook_name_that_is_no_file_name_is_refused(folder, name):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("where", ["notebooks", "notebooks/deep/down", "."])
-def test_interactive_results_go_to_the_project(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(("where", "project"), [("notebooks", True), (".", True), (".", False)])
+def test_interactive_results_go_to_the_project_or_below_the_working_folder(tmp_path, monkeypatch, where, project):
     monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
     monkeypatch.delenv("LABUTILS_RUN", raising=False)
-    (tmp_path / "notebooks" / "deep" / "down").mkdir(parents=True)
-    (tmp_path / "notebooks" / "runs.yaml").touch()
+    (tmp_path / "notebooks").mkdir()
+    if project:
+        (tmp_path / "notebooks" / "runs.yaml").touch()
     with contextlib.chdir(tmp_path / where):
         run = record.start("21_demo", {})
     assert run.folder == tmp_path / "results" / "21_demo" / "interactive"
     assert read(run.folder)["run"] == "interactive"
-
-
-def test_interactive_results_without_a_project_go_below_the_working_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("LABUTILS_RUN_DIR", raising=False)
-    with contextlib.chdir(tmp_path):
-        assert record.start("21_demo", {}).folder == tmp_path / "results" / "21_demo" / "interactive"
 
 
 def test_a_relative_run_folder_stays_where_it_was_when_the_notebook_moves_on(tmp_path, monkeypatch):
@@ -170,9 +159,6 @@ def test_starting_again_leaves_nothing_of_the_last_run(folder, run):
     found = read(folder)
     assert (found["metrics"], found["claims"], found["figures"]) == ({}, [], [])
     assert sorted(path.name for path in folder.rglob("*")) == ["figures", "metrics.json", "notebook.ipynb"]
-
-
-# --- numbers
 
 
 def test_metrics_of_every_kind(folder, run):
@@ -231,23 +217,10 @@ def test_names_of_metrics_that_are_not_finite_are_listed_until_they_are(folder, 
 def test_what_cannot_be_recorded_is_named_and_nothing_of_the_call_is_kept(folder, run, bad):
     with pytest.raises(TypeError, match=r"metric 'strange': a \w+ cannot be recorded"):
         run.metrics(fine=1.0, strange=bad)
-    run.metrics(later=2.0)
-    assert read(folder)["metrics"] == {"later": 2.0}
-
-
-def test_keys_that_json_would_change_are_refused(run):
     with pytest.raises(TypeError, match="metric 'by_epoch': keys must be strings, got 3"):
         run.metrics(by_epoch={3: 0.5})
-
-
-def test_long_curves_stay_on_one_line(folder, run):
-    run.metrics(curve=np.zeros(1000), other=1)
-    lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
-    assert sum('"curve"' in line for line in lines) == 1
-    assert any(line.strip().startswith('"other"') for line in lines)
-
-
-# --- data
+    run.metrics(later=2.0)
+    assert read(folder)["metrics"] == {"later": 2.0}
 
 
 def test_data_is_recorded_with_its_fingerprint_and_file(folder, run, tmp_path):
@@ -260,9 +233,6 @@ def test_data_is_recorded_with_its_fingerprint_and_file(folder, run, tmp_path):
         **{"train": 5, "validation": 0, "test": 2},
     }
     assert (real["name"], real["validation"], real["file"]) == ("mnist", 1, str(tmp_path / "mnist.npz"))
-
-
-# --- two identical runs, and writing
 
 
 def everything(notebook: str) -> None:
@@ -317,18 +287,12 @@ def test_a_failed_write_leaves_the_old_record_and_no_scrap(folder, run, monkeypa
     assert read(folder)["figures"] == []
 
 
-# --- figures
-
-
 def test_a_figure_is_saved_recorded_closed_and_displayed(folder, run):
     shown = run.figure(labeled(), "loss-by_epoch", alt=" A line rising\n from 1 to 3. ", key=True)
     file = folder / "figures" / "loss-by_epoch.png"
-    assert read(folder)["figures"] == [
-        {
-            **{"name": "loss-by_epoch", "file": "figures/loss-by_epoch.png", "key": True},
-            "alt": "A line rising from 1 to 3.",
-        }
-    ]
+    alt = "A line rising from 1 to 3."
+    expected = {"name": "loss-by_epoch", "file": "figures/loss-by_epoch.png", "alt": alt, "key": True}
+    assert read(folder)["figures"] == [expected]
     assert plt.get_fignums() == []
     assert repr(shown) == "Figure loss-by_epoch: A line rising from 1 to 3."
     data, metadata = DisplayFormatter().format(shown)
@@ -404,13 +368,9 @@ def test_alt_text_that_says_nothing_is_refused(folder, run, alt):
 
 @pytest.mark.parametrize("name", ["", "Loss by Epoch", "a/b", "../loss", "loss.png", "-loss", "a--b"])
 def test_a_figure_name_that_is_no_slug_is_refused(run, name):
-    with pytest.raises(ValueError, match="lower-case words joined by"):
+    slug = "loss-by-epoch" if "Loss" in name or not name else "[a-z-]+"
+    with pytest.raises(ValueError, match=f"lower-case words joined by - or _, such as '{slug}'"):
         run.figure(labeled(), name, alt=ALT)
-
-
-def test_the_error_proposes_a_slug(run):
-    with pytest.raises(ValueError, match="such as 'loss-by-epoch-1'"):
-        run.figure(labeled(), "Loss by Epoch (1)", alt=ALT)
 
 
 def one(**labels: str):
@@ -443,13 +403,6 @@ def shared(drop: str = ""):
         ax.set_ylabel("loss")
     if drop == "corner":
         axes[1, 1].set_xlabel("")
-    return figure
-
-
-def unshared():
-    figure, axes = grid()
-    axes[0, 0].set(xlabel="epoch", ylabel="loss", title="first")
-    axes[1, 1].set_title("last")
     return figure
 
 
@@ -515,19 +468,13 @@ GOOD = {
 }
 BAD = {
     "no labels": (one, "axes 1 of 1 lacks xlabel and ylabel"),
-    "no ylabel": (lambda: one(xlabel="epoch"), "axes 1 of 1 lacks ylabel"),
+    "no ylabel": (lambda: one(xlabel="epoch", ylabel=" "), "axes 1 of 1 lacks ylabel"),
     "no xlabel": (lambda: one(ylabel="loss", title="Fit"), r"axes 1 of 1 \(Fit\) lacks xlabel"),
-    "blank label": (lambda: one(xlabel=" ", ylabel="loss"), "axes 1 of 1 lacks xlabel"),
     "a label missing from the outer row": (lambda: shared("corner"), "'demo': axes 2 of 4 lacks xlabel; axes 4 of 4"),
-    "labels of one panel of many": (
-        unshared,
-        r"'demo': axes 2 of 4 lacks xlabel and ylabel; axes 3 of 4 .*; axes 4 of 4 \(last\) lacks",
-    ),
     "only one label of the whole figure": (lambda: super_labels(x="epoch"), "axes 4 of 4 lacks ylabel"),
     "a twin without label": (lambda: twin(""), "axes 2 of 2 lacks ylabel"),
     "a color bar without label": (lambda: bar(""), "axes 2 of 2, a color bar, lacks its label"),
-    "a picture without title": (picture, "axes 1 of 1 has an axis switched off and lacks a title"),
-    "labels on axes switched off": (lambda: picture(xlabel="a", ylabel="b"), "lacks a title"),
+    "a picture without title": (lambda: picture(xlabel="a", ylabel="b"), "axes 1 of 1 has an axis switched off and"),
     "a picture with bare axes": (lambda: picture("on", title="cat"), r"axes 1 of 1 \(cat\) lacks xlabel and ylabel"),
     "a 3-D plot without zlabel": (lambda: solid(xlabel="a", ylabel="b"), "lacks zlabel"),
     "nothing drawn": (lambda: plt.subplots()[0], "no axes shows data"),
@@ -547,9 +494,6 @@ def test_a_figure_that_does_not_is_refused_and_closed(folder, run, make, message
     assert plt.get_fignums() == []
     assert read(folder)["figures"] == []
     assert list((folder / "figures").iterdir()) == []
-
-
-# --- claims
 
 
 def test_a_claim_shows_itself_once_is_recorded_and_returned(folder, run, capsys):
@@ -576,17 +520,12 @@ def test_a_claim_of_the_same_id_and_text_is_replaced_in_place(folder, run):
     ]
     with pytest.raises(ValueError, match=r"claim id 'learns' is that of 'It learns.': give 'It copies.' another id"):
         run.claim("learns", "It copies.", source="D1", measured=[1, 2, 3], above=0)
-    assert len(run.claims()) == 2
-
-
-def test_a_refused_claim_is_not_recorded(folder, run):
     with pytest.raises(ValueError, match="NaN"):
-        run.claim("learns", "It learns.", source="D1", measured=[1.0, float("nan")], above=0)
-    assert read(folder)["claims"] == []
+        run.claim("copies", "It copies.", source="D1", measured=[1.0, float("nan")], above=0)
+    assert len(run.claims()) == len(read(folder)["claims"]) == 2
 
 
-def test_a_value_that_the_parameters_cell_does_not_allow_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("LABUTILS_RUN_DIR", str(tmp_path))
+def test_a_value_that_the_parameters_cell_does_not_allow_is_refused(folder):
     cells = ["", "epochs = 10  # passes (>= 1)"]
     with pytest.raises(ValueError, match=r"epochs = 0 is not allowed: it must be >= 1"):
         record.start("11_fit", {"In": cells, "epochs": 0})

@@ -23,6 +23,10 @@ def make_cnns(k: int) -> list[nn.Sequential]:
     return [models.cnn((2, 3, 4), (5, 3), size=12, activation="tanh", seed=s).double() for s in range(k)]
 
 
+def make_residuals(k: int) -> list[nn.Sequential]:
+    return [models.residual((2, 3, 4), 3, size=12, activation="tanh", seed=s).double() for s in range(k)]
+
+
 def make_data(kind: str, n: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shape = (n, 6) if kind == "mlp" else (n, 2, 12, 12)
@@ -31,6 +35,7 @@ def make_data(kind: str, n: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 NETWORKS: dict[str, Callable[[int], list[nn.Sequential]]] = {"mlp": make_mlps, "cnn": make_cnns}
+EACH = NETWORKS | {"residual": make_residuals}
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -73,18 +78,18 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", EACH)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("chunk", [1, 2])
 def test_a_stack_trains_as_plain_loops_do(kind: str, name: str, chunk: int) -> None:
-    """52 steps of three networks with their own batches, against torch's optimizers one network at a time."""
-    ours, theirs = NETWORKS[kind](3), NETWORKS[kind](3)
+    """20 steps of three networks with their own batches, against torch's optimizers one network at a time."""
+    ours, theirs = EACH[kind](3), EACH[kind](3)
     data = make_data(kind)
     settings_, make_optimizer = OPTIMIZERS[name]
     seeds = [5, 6, 7]
-    history = training.fit(ours, data, epochs=13, batch_size=11, seed=seeds, chunk=chunk, **settings_)
+    history = training.fit(ours, data, epochs=5, batch_size=11, seed=seeds, chunk=chunk, **settings_)
     for k, model in enumerate(theirs):
-        running = plain_loop(model, data, make_optimizer, epochs=13, batch_size=11, seed=seeds[k])
+        running = plain_loop(model, data, make_optimizer, epochs=5, batch_size=11, seed=seeds[k])
         np.testing.assert_allclose(history.running_loss[k], running, rtol=1e-10)
         assert (flat(ours[k]) - flat(model)).norm() <= 1e-10 * flat(model).norm()
 
@@ -93,12 +98,12 @@ def test_a_stack_trains_as_plain_loops_do(kind: str, name: str, chunk: int) -> N
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("shared_seed", [True, False])
 def test_stacked_equals_separate(kind: str, optimizer: str, shared_seed: bool) -> None:
-    """Each network with hyperparameters of its own; 52 steps; relative difference at most 1e-10."""
+    """Each network with hyperparameters of its own; 20 steps; relative difference at most 1e-10."""
     data = make_data(kind)
     lr, decay = [0.01, 0.05, 0.002], [0.0, 0.01, 0.1]
     momentum = [0.0, 0.9, 0.5] if optimizer == "sgd" else [0.0] * 3
     seeds = [3] * 3 if shared_seed else [3, 4, 5]
-    options = {"epochs": 13, "batch_size": 11, "optimizer": optimizer}
+    options = {"epochs": 5, "batch_size": 11, "optimizer": optimizer}
     together = NETWORKS[kind](3)
     history = training.fit(together, data, lr=lr, momentum=momentum, weight_decay=decay, seed=seeds, chunk=3, **options)
     for k, alone in enumerate(NETWORKS[kind](3)):
@@ -106,23 +111,6 @@ def test_stacked_equals_separate(kind: str, optimizer: str, shared_seed: bool) -
         assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
         np.testing.assert_allclose(history.train_loss[k], own.train_loss[0], rtol=1e-10)
         np.testing.assert_allclose(history.train_accuracy[k], own.train_accuracy[0])
-
-
-def make_residuals(k: int, **options) -> list[nn.Sequential]:
-    return [models.residual((2, 3, 4), 3, size=12, activation="tanh", seed=s, **options).double() for s in range(k)]
-
-
-@pytest.mark.parametrize("skip", [True, False])
-@pytest.mark.parametrize("chunk", [1, 2, 3])
-@pytest.mark.parametrize("seeds", [[4, 4, 4], [4, 5, 6]])
-def test_residual_networks_stack_too(skip: bool, chunk: int, seeds: list[int]) -> None:
-    data, seed = make_data("cnn"), seeds[0] if len(set(seeds)) == 1 else seeds
-    together = make_residuals(3, skip=skip)
-    training.fit(together, data, epochs=3, batch_size=11, lr=[0.01, 0.1, 0.05], momentum=0.9, seed=seed, chunk=chunk)
-    for k, alone in enumerate(make_residuals(3, skip=skip)):
-        lr = [0.01, 0.1, 0.05][k]
-        plain_loop(alone, data, lambda p: torch.optim.SGD(p, lr, 0.9), epochs=3, batch_size=11, seed=seeds[k])  # noqa: B023
-        assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
 
 
 class Residual(nn.Module):
@@ -242,48 +230,12 @@ def test_one_model_diverges_alone() -> None:
     torch.testing.assert_close(flat(networks[0]), flat(alone))
 
 
-@pytest.mark.parametrize("schedule", ["step", "one_cycle"])
-def test_schedules_are_torchs(schedule: str) -> None:
-    x, y = make_data("mlp", 20)
-    network, reference = make_mlps(1)[0], make_mlps(1)[0]
-    training.fit(network, (x, y), epochs=6, lr=0.2, schedule=schedule, step_size=2, gamma=0.5)
-    optimizer = torch.optim.SGD(reference.parameters(), 0.2)
-    if schedule == "step":
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-    else:
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, 6, cycle_momentum=False)
-    for _ in range(6):
-        optimizer.zero_grad()
-        F.cross_entropy(reference(x), y).backward()
-        optimizer.step()
-        scheduler.step()
-    assert (flat(network) - flat(reference)).norm() <= 1e-12 * flat(reference).norm()
-
-
-def test_a_step_schedule_counts_epochs_not_steps() -> None:
-    data = make_data("mlp", 20)
-    stepped, first_half = make_mlps(1)[0], make_mlps(1)[0]
-    training.fit(stepped, data, epochs=4, batch_size=5, lr=0.2, schedule="step", step_size=2, gamma=0.0)
-    training.fit(first_half, data, epochs=2, batch_size=5, lr=0.2)
-    assert torch.equal(flat(stepped), flat(first_half))  # the rate is 0 from the third epoch on
-
-
-def test_batch_sizes_may_differ() -> None:
-    data = make_data("mlp")
-    sizes = [10, None, 40, 10, 7]
-    history = training.fit(make_mlps(5), data, epochs=4, lr=0.1, batch_size=sizes, seed=[1, 2, 3, 4, 5])
-    for k, model in enumerate(make_mlps(5)):
-        own = training.fit(model, data, epochs=4, lr=0.1, batch_size=sizes[k], seed=k + 1)
-        np.testing.assert_allclose(history.train_loss[k], own.train_loss[0], rtol=1e-10)
-        np.testing.assert_allclose(history.running_loss[k], own.running_loss[0], rtol=1e-10)
-
-
 READOUT = {"mlp": "5", "cnn": "9"}  # the last layer; the first layer with weights follows
 FIRST = {"mlp": "1", "cnn": "0"}
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("chunk", [1, 2])
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_layers_with_rates_of_their_own_are_torchs_parameter_groups(kind: str, chunk: int, name: str) -> None:
     """Two layers with own rates, one value for each network and one for all, against torch with three groups."""
@@ -312,7 +264,7 @@ def test_layers_with_rates_of_their_own_are_torchs_parameter_groups(kind: str, c
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_stacked_equals_separate_with_rates_and_batch_sizes_of_their_own(kind: str, optimizer: str) -> None:
-    data, sizes, seeds = make_data(kind), [11, 40, 11, 7], [3, 4, 5, 6]
+    data, sizes, seeds = make_data(kind), [11, None, 11, 7], [3, 4, 5, 6]
     lr, layer_lr = [0.01, 0.05, 0.002, 0.0], {READOUT[kind]: [0.1, 0.0, 0.02, 0.05], FIRST[kind]: 0.004}
     options = {"epochs": 4, "optimizer": optimizer, "weight_decay": 0.01}
     together = NETWORKS[kind](4)
@@ -322,6 +274,7 @@ def test_stacked_equals_separate_with_rates_and_batch_sizes_of_their_own(kind: s
         run = training.fit(alone, data, lr=lr[k], layer_lr=own, batch_size=sizes[k], seed=seeds[k], **options)
         assert (flat(together[k]) - flat(alone)).norm() <= 1e-10 * flat(alone).norm()
         np.testing.assert_allclose(history.train_loss[k], run.train_loss[0], rtol=1e-10)
+        np.testing.assert_allclose(history.running_loss[k], run.running_loss[0], rtol=1e-10)
 
 
 def test_the_same_rate_for_a_layer_changes_no_bit() -> None:
@@ -370,28 +323,21 @@ def test_layers_of_any_module_may_have_rates_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("chunk", [1, 2, 3])
-@pytest.mark.parametrize("seed", [4, [4, 5, 6]])
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("seed", [[4, 4, 4], [4, 5, 6]])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_networks_with_labels_of_their_own_train_as_they_do_alone(kind: str, chunk: int, seed, loss: str) -> None:
+@pytest.mark.parametrize("sizes", [[16, 16, 16], [10, 40, 10]])
+def test_networks_with_labels_of_their_own_train_as_alone(kind: str, chunk: int, seed, loss: str, sizes) -> None:
     x, y = make_data(kind)
     labels = torch.stack([y, y.roll(1), (y + 1) % 3])
-    options = {"epochs": 3, "lr": 0.1, "batch_size": 16, "loss": loss}
-    together = training.fit(NETWORKS[kind](3), (x, y), labels=labels, seed=seed, chunk=chunk, **options)
+    options = {"epochs": 2, "lr": 0.1, "loss": loss}
+    together = training.fit(
+        NETWORKS[kind](3), (x, y), labels=labels, seed=seed, chunk=chunk, batch_size=sizes, **options
+    )
     for k, model in enumerate(NETWORKS[kind](3)):
-        alone = training.fit(model, (x, labels[k]), seed=seed if isinstance(seed, int) else seed[k], **options)
+        alone = training.fit(model, (x, labels[k]), seed=seed[k], batch_size=sizes[k], **options)
         for name in ("train_loss", "train_accuracy", "running_loss", "running_accuracy"):
             np.testing.assert_allclose(getattr(together, name)[k], getattr(alone, name)[0], rtol=1e-9, err_msg=name)
-
-
-def test_labels_of_their_own_go_with_batch_sizes_of_their_own() -> None:
-    x, y = make_data("mlp")
-    labels = torch.stack([y, y.roll(1), y.roll(2)])
-    sizes = [10, 40, 10]
-    together = training.fit(make_mlps(3), (x, y), labels=labels, epochs=3, lr=0.1, batch_size=sizes)
-    for k, model in enumerate(make_mlps(3)):
-        alone = training.fit(model, (x, labels[k]), epochs=3, lr=0.1, batch_size=sizes[k])
-        np.testing.assert_allclose(together.train_loss[k], alone.train_loss[0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -443,18 +389,13 @@ def test_mse_on_labels_is_mse_on_one_hot() -> None:
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not() -> None:
     x, y = make_data("cnn")
-    runs = []
+    runs, before = [], torch.random.get_rng_state()
     for seed in (1, 1, 2):
         network = make_cnns(1)[0]
         training.fit(network, (x, y), epochs=2, batch_size=8, lr=0.1, augment=True, seed=seed)
         runs.append(flat(network))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
-
-
-def test_fit_leaves_the_global_generator_alone() -> None:
-    before = torch.random.get_rng_state()
-    training.fit(make_cnns(1)[0], make_data("cnn"), epochs=1, batch_size=8, lr=0.1, augment=True)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
