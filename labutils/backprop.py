@@ -37,6 +37,7 @@ def _gelu_derivative(layer: nn.GELU, z: Tensor, a: Tensor) -> Tensor:
     return (1 + t) / 2 + z * (1 - t.square()) * slope / 2
 
 
+#: f′(z) of an activation, from the layer, z and a = f(z).
 Derivative = Callable[[Any, Tensor, Tensor], Tensor]
 ACTIVATIONS: dict[type[nn.Module], Derivative] = {
     nn.Identity: lambda layer, z, a: torch.ones_like(z),

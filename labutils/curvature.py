@@ -51,9 +51,10 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
     """Compute the norm of the gradient of the mean loss by the parameters, ‖g‖ = (Σ_p ‖∂L/∂p‖²)^½.
 
     Args:
-        models: a network, K networks of one architecture, or a `Stack` of them, as `training.fit` hands it to
-        `on_epoch`. x: examples (N, ...), all of which count, a batch of them at a time. y: labels (N,) or targets (N,
-        outputs). loss: "mse" or "cross_entropy", as in `training.fit`.
+        models: a network, K networks of one architecture, or a `Stack` of them, as `on_epoch` of `training.fit` gets.
+        x: examples (N, ...), all of which count, a batch of them at a time.
+        y: labels (N,) or targets (N, outputs).
+        loss: "mse" or "cross_entropy", as in `training.fit`.
 
     Returns:
         The norm; for several networks or a stack, an array (K,).
@@ -367,7 +368,8 @@ def sharpness(loss: Loss, model: nn.Module, rho: float = 0.05, *, steps: int = 2
     """Compute how far the loss rises, at worst, when every weight may change in proportion to its size.
 
     The maximum of ``L(θ + |θ| ⊙ u) − L(θ)`` over ‖u‖ ≤ ρ, searched by some steps of projected gradient ascent: a lower
-    bound. Rescaling a layer and its successor leaves it the same. Where the gradient is 0, the ascent starts at random.
+    bound. Rescaling a layer and its successor leaves it the same. Where the gradient is 0, the ascent starts in a
+    fixed direction.
 
     Returns:
         The rise, 0 or more, in units of the loss; infinite if the ascent meets a loss that is not finite.

@@ -30,7 +30,8 @@ class Interval:
 
     Attributes:
         mean: The estimate, in the unit of the values: a mean, a share of successes, a geometric mean.
-        low, high: Ends of the interval.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         n: Number of values behind it.
         confidence: Coverage of the interval.
 

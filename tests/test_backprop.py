@@ -121,13 +121,6 @@ def test_equals_central_differences(problem: tuple[nn.Sequential, Tensor, Tensor
         torch.testing.assert_close(approximate[name], gradient, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", models.ACTIVATIONS)
-@pytest.mark.parametrize("output_activation", ["identity", "tanh"])
-def test_every_activation_of_models_is_known(name: str, output_activation: str) -> None:
-    model = models.mlp((12, 5, 4, 3), name, output_activation=output_activation).double()
-    assert_equals_autograd(model, noise(7, 3, 2, 2), labels(7, 3), "cross_entropy")
-
-
 @pytest.mark.parametrize("widths", [(2, 3, 2), (576, 16, 10)], ids=str)
 def test_the_formulas_of_the_document(widths: tuple[int, int, int]) -> None:
     """δ[L] = −2 (y − ŷ) ⊙ f′, δ[l] = (Wᵀ δ[l+1]) ⊙ f′, dW = δ aᵀ, db = δ; one example at a time, then the mean."""
@@ -149,6 +142,10 @@ def test_the_formulas_of_the_document(widths: tuple[int, int, int]) -> None:
 
 
 # the table of activations
+
+
+def test_every_activation_of_models_is_known() -> None:
+    assert set(models.ACTIVATIONS.values()) <= set(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -197,39 +194,33 @@ def test_frozen_parameters_have_gradients_too() -> None:
 # shapes of models
 
 
-def test_a_layer_used_twice_has_the_sum_of_its_gradients() -> None:
-    shared = nn.Linear(3, 3)
-    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Sequential(nn.Linear(3, 2), nn.Identity())).double()
-    assert_equals_autograd(model, noise(4, 3), noise(4, 2, seed=1), "mse")
+class Net(nn.Sequential):
+    """Only names a sequence."""
 
 
-def test_tied_weights_have_the_sum_of_their_gradients() -> None:
-    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3)).double()
-    model[2].weight = model[0].weight
-    assert_equals_autograd(model, noise(4, 3), noise(4, 3, seed=1), "mse")
-    case = model, noise(4, 3), noise(4, 3, seed=1)
+def shapes() -> dict[str, nn.Sequential]:
+    shared, tied = nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3))
+    tied[2].weight = tied[0].weight
+    inner = nn.Sequential(OrderedDict(first=nn.Linear(3, 3), act=nn.Tanh(), second=nn.Linear(3, 2)))
+    return {
+        "a layer used twice": nn.Sequential(shared, nn.Tanh(), shared, nn.Sequential(nn.Linear(3, 2), nn.Identity())),
+        "tied weights": tied.append(nn.Linear(3, 2)),
+        "names": nn.Sequential(OrderedDict(flat=nn.Flatten(), body=inner)),
+        "a subclass": Net(nn.Linear(3, 2), nn.Sigmoid()),
+    }
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_models_of_any_shape(name: str) -> None:
+    case = shapes()[name].double(), noise(4, 3), noise(4, 2, seed=1), "mse"
+    assert_equals_autograd(*case)  # a parameter used twice has the sum of its gradients
     torch.testing.assert_close(central_differences(*case), backpropagate(*case)[1], rtol=1e-6, atol=1e-8)
-
-
-def test_names_are_those_of_the_model() -> None:
-    inner = nn.Sequential(OrderedDict(first=nn.Linear(2, 3), act=nn.Tanh(), second=nn.Linear(3, 1)))
-    model = nn.Sequential(OrderedDict(flat=nn.Flatten(), body=inner)).double()
-    _, gradients = backpropagate(model, noise(4, 1, 2), noise(4, 1))
-    assert list(gradients) == ["body.first.weight", "body.first.bias", "body.second.weight", "body.second.bias"]
-    assert_equals_autograd(model, noise(4, 1, 2), noise(4, 1), "mse")
 
 
 def test_a_model_without_weights_has_no_gradients() -> None:
     loss, gradients = backpropagate(nn.Sequential(nn.Flatten(), nn.Tanh()), torch.zeros(2, 1, 3), torch.ones(2, 3))
     assert loss.item() == 3
     assert gradients == {}
-
-
-def test_a_subclass_that_only_names_a_sequential_is_one() -> None:
-    class Net(nn.Sequential):
-        pass
-
-    assert_equals_autograd(Net(nn.Linear(3, 2), nn.ReLU()).double(), noise(4, 3), noise(4, 2, seed=1), "mse")
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
