@@ -136,28 +136,15 @@ def test_a_forecast_follows_what_is_observed(lab: TinyLab, clock: SimpleNamespac
     assert forecast.total_left() == 0
 
 
-def test_a_forecast_says_nothing_where_nothing_is_known(lab: TinyLab) -> None:
-    first, third = lab.run("21:d1"), lab.run("21:d3")
-    forecast = Forecast({first.label: 10.0, third.label: None})
+def test_a_forecast_says_nothing_where_nothing_is_known(lab: TinyLab, clock: SimpleNamespace) -> None:
+    first, second, third = (lab.run(f"21:d{i}") for i in (1, 2, 3))
+    forecast = Forecast({first.label: 10.0, second.label: 10.0, third.label: None}, resumed=[first.label])
     assert (forecast.left(third.label), forecast.total_left()) == (None, None)
     assert forecast.left("no such run") is None
     forecast.hear(Event(third, "done", seconds=5))
-    assert forecast.total_left() == 10
-    assert forecast.correction == 1
-
-
-def test_what_goes_on_from_a_checkpoint_says_nothing_of_the_others(lab: TinyLab) -> None:
-    run = lab.run("21:d1")
-    forecast = Forecast({run.label: 100.0}, resumed=[run.label])
-    forecast.hear(Event(run, "started"))
-    forecast.hear(Event(run, "done", seconds=1))
-    assert forecast.correction == 1
-
-
-def test_as_many_slots_as_are_seen_at_work(lab: TinyLab, clock: SimpleNamespace) -> None:
-    runs = [lab.run(f"21:d{i}") for i in (1, 2, 3)]
-    forecast = Forecast(dict.fromkeys((run.label for run in runs), 10.0))
-    assert forecast.total_left() == 30
-    forecast.hear(Event(runs[0], "started"))
-    forecast.hear(Event(runs[1], "started"))
     assert forecast.total_left() == 20
+    forecast.hear(Event(first, "started"))
+    forecast.hear(Event(second, "started"))
+    assert forecast.total_left() == 10, "as many slots as are seen at work"
+    forecast.hear(Event(first, "done", seconds=1))
+    assert forecast.correction == 1, "what goes on from a checkpoint says nothing of the others"

@@ -216,11 +216,6 @@ def kernel_spec(folder: Path, program: list[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("JUPYTER_PATH", str(folder))
 
 
-def test_a_kernel_whose_program_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kernel_spec(tmp_path, [sys.executable, "-c", "raise SystemExit(3)", "{connection_file}"], monkeypatch)
-    fails(only("kernel"), "does not start")
-
-
 def test_a_kernel_that_cannot_import_labutils(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "labutils").mkdir()
     (tmp_path / "labutils" / "__init__.py").write_text("raise ImportError('made for the test')")
@@ -261,20 +256,6 @@ def test_damaged_data(lab: TinyLab) -> None:
     [finding] = [f for f in found("data", lab) if f.status == "failure"]
     fails(finding, str(file), "damaged")
     assert "labs data mnist" in finding.remedy
-
-
-def test_data_without_permission(lab: TinyLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_mnist(lab.root / "data")
-    real = data.load
-
-    def load(name: str, **options):
-        if name == "mnist":
-            raise PermissionError(13, "Permission denied")
-        return real(name, **options)
-
-    monkeypatch.setattr(data, "load", load)
-    [finding] = [f for f in found("data", lab) if f.status == "failure"]
-    fails(finding, "mnist.npz cannot be read", "Permission denied")
 
 
 def test_a_data_folder_that_is_none(lab: TinyLab, monkeypatch: pytest.MonkeyPatch) -> None:
