@@ -3,8 +3,8 @@
 Everything lies in one flat array `h`: row r, the values of one unit for the n examples of a block, is h[r n : (r+1) n].
 n is padded to whole vectors; what stands in the padding never reaches a gradient, since its deltas are 0.
 
-numba has no vectors of its own, the 4 or 8 numbers that a processor adds or multiplies with one instruction. The first
-part of the file adds them: a type and five operations. With them, the loops below keep eight sums in registers.
+numba has no vectors of its own: the first part of the file adds them, a type and five operations. With them, the loops
+below keep eight sums in registers.
 """
 
 from __future__ import annotations

@@ -160,21 +160,18 @@ def residual(
     activation: str = "relu",
     seed: int = 0,
 ) -> nn.Sequential:
-    """Build a small residual network without normalization, or its plain counterpart of the same parameters.
+    """Build a small residual network without normalization, from (N, channels[0], size, size) to (N, classes).
 
     Each stage is a 3×3 convolution, an activation and a `Block` of two 3×3 convolutions; 2×2 max-pooling between the
-    stages, one dense layer after the last. Maps (N, channels[0], size, size) to (N, classes).
-
-    The convolutions' weights are √6 times as wide as PyTorch's own, so that their variance is 2 / fan_in (He et al.
-    2015). Without normalization, the plain network would otherwise hardly begin to learn.
+    stages, one dense layer after the last. The convolutions' weights are √6 times as wide as PyTorch's own, so that
+    their variance is 2 / fan_in (He et al. 2015): the plain network would otherwise hardly begin to learn.
 
     Args:
         channels: channels of the image and of every stage, such as (3, 16, 32).
         classes: number of outputs.
         size: height and width of the image, in pixels.
         skip: whether the blocks have skip connections. The same seed gives the same weights either way.
-        activation: activation after every convolution, a key of `ACTIVATIONS`.
-        seed: seed of the initial weights.
+        activation, seed: as for `cnn`.
 
     Raises:
         ValueError: no stage, an unknown activation, or an image too small for the stages.

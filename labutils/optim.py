@@ -122,14 +122,9 @@ class SGD(_StackedOptimizer):
 
     Args:
         params: parameters, or parameter groups (dicts), as in `torch.optim`.
-        lr: learning rate γ ≥ 0.
-        momentum: μ ≥ 0.
-        dampening: τ; with τ = 1 a gradient enters at the first step only.
-        weight_decay: λ ≥ 0, the factor of the L2 penalty λ‖θ‖²/2.
+        lr, momentum, dampening, weight_decay: γ, μ and λ ≥ 0, and τ. Each may be a sequence or 1-D tensor of K values,
+            one a model; then every parameter of the group has leading dimension K. (Schedulers of torch set one.)
         nesterov: step along g + μ b in place of b; needs a momentum and no dampening. Shared by all models.
-
-    All but `nesterov` may each be a sequence or 1-D tensor of K values, one a model; then every parameter of the group
-    has leading dimension K. (torch's schedulers set one number.)
 
     Raises:
         ValueError: a negative value, Nesterov without momentum or with dampening, or parameters that are no
@@ -221,13 +216,11 @@ class Adam(_StackedOptimizer):
         v ← β₂ v + (1 − β₂) g²
         θ ← θ − γ m̂ / (√v̂ + ε)       with m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ)
 
-    On the CPU equal bit for bit to `torch.optim.Adam` and `AdamW`, and so is each model of a stack to an
-    optimizer of its own as long as its weights are finite.
+    On the CPU equal bit for bit to `torch.optim.Adam` and `AdamW`, and so is each model of a stack to an optimizer of
+    its own as long as its weights are finite. `params`, `lr` and `weight_decay` are as for `SGD`.
 
     Args:
-        params, lr, weight_decay: as for `SGD`; the latter two may hold K values.
-        betas: (β₁, β₂), each in [0, 1).
-        eps: ε ≥ 0.
+        betas, eps: (β₁, β₂), each in [0, 1), and ε ≥ 0.
         decoupled: let the weights decay beside the gradient's step, not through it.
 
     Raises:

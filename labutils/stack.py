@@ -306,10 +306,9 @@ def functional(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor
 
 
 def mean_loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Compute the mean loss () of a network's outputs, or (K,) of several networks' at once.
+    """Compute the mean loss () of a network's outputs (N, outputs), or (K,) of several networks' (K, N, outputs).
 
     Args:
-        outputs: (N, outputs), or (K, N, outputs) of K networks.
         y: labels (N,) int64, or targets (N, outputs) of a floating-point type; (K, N) or (K, N, outputs) for networks
             that have their own.
         loss: "cross_entropy" on labels, or "mse", the mean over outputs and examples, on targets or one-hot labels.
@@ -395,10 +394,10 @@ def plan(
 
 
 def check_same(models: Sequence[nn.Module]) -> None:
-    """Refuse networks that are not of one architecture.
+    """Refuse networks that are not of one architecture: none, one twice, shared parameters, several types of numbers.
 
     Raises:
-        ValueError: no networks, one twice, parameters shared, networks that differ, or several types of numbers.
+        ValueError: says what is wrong.
 
     Example:
         >>> check_same([nn.Linear(1, 1), nn.Linear(1, 1)])
