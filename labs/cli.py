@@ -307,9 +307,8 @@ def _publish(names: tuple[str, ...], out: Path | None, stale: bool) -> int:
     results = out or project.results
     runs, left_out = publish.choose(project, runner.load_notebooks(project), names, results, stale=stale)
     for done in publish.publish(project, runs, results):
-        what = f"replaces the run of {done.replaced}" if done.replaced else "new"
         kept = f"{done.path.relative_to(project.root)} ({done.size / 1000:.1f} kB)"
-        click.echo(f"{done.run.label}: {kept}, {what if done.changed else 'unchanged'}")
+        click.echo(f"{done.run.label}: {kept}, {done.change}")
     for label, reason in left_out.items():
         click.echo(f"{label}: not published, {reason}")
     return 0
@@ -437,7 +436,7 @@ class _Plan:
 
     todo: list[Run]  # without a result that is up to date, the longest first
     estimates: dict[str, Estimate]  # by label, of all runs
-    checkpoints: dict[str, freshness.Kept | None]  # by label: what an unfinished run left
+    checkpoints: dict[str, float | None]  # by label: when an earlier try saved last
     jobs: int  # at once
 
 
@@ -449,7 +448,7 @@ def _plan(
     todo = [run for run in runs if force or freshness.status(project, run, out).state != "done"]
     estimates = cost.estimates(project, runs, out)
     todo.sort(key=lambda run: -(estimates[run.label].seconds or 0.0))
-    checkpoints = {run.label: None if force else freshness.kept(run, out) for run in todo}
+    checkpoints = {run.label: None if force else freshness.last_checkpoint(run, out) for run in todo}
     needs = [estimates[run.label].memory for run in todo]
     jobs = (jobs or len(todo) or 1) if scheduler else cost.room(needs, jobs)
     return _Plan(todo, estimates, checkpoints, jobs)
@@ -473,8 +472,8 @@ def _show_costs(
         estimate = plan.estimates[run.label]
         if run not in plan.todo:
             state = "[green]up to date[/]"
-        elif kept := plan.checkpoints[run.label]:
-            state = f"checkpoint of {datetime.fromtimestamp(kept.saved):%Y-%m-%d %H:%M}"
+        elif saved := plan.checkpoints[run.label]:
+            state = f"checkpoint of {datetime.fromtimestamp(saved):%Y-%m-%d %H:%M}"
         else:
             state = freshness.status(project, run, out).state
         seconds = "unknown" if estimate.seconds is None else progress.duration(estimate.seconds)

@@ -326,20 +326,10 @@ def _lock_if_free(folder: Path) -> filelock.BaseFileLock | None:
 # --- Checkpoints -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The checkpoints of a run's trainings."""
-
-    folder: Path
-    saved: float  # time of the last one, in seconds since the epoch
-    unfinished: bool  # whether the run was interrupted, and goes on from them
-
-
-def kept(run: Run, out: Path) -> Kept | None:
-    """What an earlier try of a run left in the folder `out` of the results, done or not; None for nothing."""
+def last_checkpoint(run: Run, out: Path) -> float | None:
+    """When an earlier try of a run saved last, in seconds since the epoch; None where it left nothing."""
     folder = checkpoint_folder(run, out)
-    times = [stat.st_mtime for path in _files(folder) if (stat := _stat(path))] if folder else []
-    return Kept(folder, max(times), not _read_made_by(folder).get("done")) if folder and times else None
+    return max((stat.st_mtime for path in _files(folder) if (stat := _stat(path))), default=None) if folder else None
 
 
 def checkpoint_folder(run: Run, out: Path) -> Path | None:

@@ -34,8 +34,7 @@ class Published:
     run: Run
     path: Path  # its metrics.json beside the book
     size: int  # of this file and the figures, in bytes
-    replaced: str = ""  # when the run that the file held before was started
-    changed: bool = True  # whether a file is not what it was before
+    change: str  # "new", "replaced" or "unchanged"
 
 
 def folder(project: Project) -> Path:
@@ -101,7 +100,8 @@ def publish(project: Project, runs: Sequence[Run], results: Path) -> list[Publis
             if f"figures/{stray.name}" not in files:
                 stray.unlink()
         size = sum(map(len, files.values()))
-        done.append(Published(run, path, size, _started(before.get("metrics.json", b"")), before != files))
+        change = "unchanged" if before == files else "replaced" if before else "new"
+        done.append(Published(run, path, size, change))
     return done
 
 
@@ -213,10 +213,3 @@ def _texts(value: Any, where: str = "metrics.json") -> Iterator[tuple[str, str]]
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item, where)
-
-
-def _started(content: bytes) -> str:
-    try:
-        return json.loads(content)["time"]["started"]
-    except (ValueError, KeyError, TypeError):
-        return "an unknown time" if content else ""
