@@ -14,6 +14,7 @@ which Dask's own configuration names.
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import os
 import platform
@@ -38,6 +39,7 @@ from labs.runner import PACKAGE, Event, LabsError, Project, Result, Run
 from labutils import identity
 
 SECONDS_TO_CONNECT = 8.0
+_FOLDERS = (PACKAGE, Path(__file__).parent)  # of the code that must be the same
 # What a worker process knows that a notebook's kernel must not: sweeps inside it would go back to the scheduler that it
 # came from, and an allocator that returns memory at once makes trainings slower.
 _NOT_INHERITED = ("LABUTILS_SCHEDULER", "MALLOC_TRIM_THRESHOLD_")
@@ -99,7 +101,12 @@ async def _connect(scheduler: str) -> Client:
 
 def _identity() -> dict[str, str]:
     """What must be the same here and at a worker for their results to be the same; the code is that of the files."""
-    return identity.of_this_process(*map(identity.Package.read, (PACKAGE, Path(__file__).parent)))
+    return _identity_of(*map(freshness.hash_code, _FOLDERS))
+
+
+@functools.lru_cache(maxsize=2)
+def _identity_of(*_hashes: str) -> dict[str, str]:
+    return identity.of_this_process(*map(identity.Package.read, _FOLDERS))  # takes a second
 
 
 def _remedy(where: str, differences: Sequence[str], scheduler: object) -> LabsError:
