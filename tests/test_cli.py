@@ -407,7 +407,7 @@ def test_odd_terminals(tiny_lab: TinyLab) -> None:
     poor = {
         **os.environ,
         "LC_ALL": "C",
-        "PYTHONUTF8": "0",
+        "PYTHONUTF8": str(int(not sys.prefix.isascii())),  # without it, Python would not find itself there
         "PYTHONIOENCODING": "ascii",
         "TERM": "dumb",
         "COLUMNS": "20",
