@@ -53,8 +53,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The browser comes last: it opens the site, which shows the notebooks."""
-    items.sort(key=lambda item: item.path.name == "test_browser.py")
+    """Notebooks first, and then the browser, which takes longest and opens the site that shows them."""
+    first = ["test_notebooks.py", "test_browser.py"]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
 
 
 @pytest.fixture(autouse=True)
