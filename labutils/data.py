@@ -52,6 +52,14 @@ _CLASSES: dict[str, tuple[str, ...]] = {
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
+#: How each data set is called in a sentence.
+TITLES = {
+    "digits": "digits",
+    "shapes": "shapes",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+}
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 _IMAGE_SHAPE = {"mnist": (28, 28), "fashion_mnist": (28, 28), "cifar10": (32, 32, 3)}
 _DEFAULT_SIZE = {"digits": 16}  # two poolings of an 8×8 image would leave a network almost nothing to see

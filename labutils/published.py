@@ -71,8 +71,13 @@ class SourceRun:
             what = "an experiment of this lab's own"
         if not self.metrics:
             return f"{what} · not published yet: labs run {self.notebook}:{self.name}"
+        from labutils.data import TITLES  # brings torch, which other commands need not wait for
+
         data = {entry["name"]: entry for entry in self.metrics.get("provenance", {}).get("data", [])}
-        parts = [f"{name} ({one['train']:,} to train, {one['test']:,} to test)" for name, one in data.items()]
+        parts = [
+            f"{TITLES.get(name, name)} ({one['train']:,} to train, {one['test']:,} to test)"
+            for name, one in data.items()
+        ]
         seeds = sorted({entry["interval"]["n"] for entry in self.metrics.get("claims", [])})
         if seeds:
             least = f"{seeds[0]} to " if seeds[0] < seeds[-1] else ""
