@@ -111,7 +111,7 @@ def test_disagreements_come_first_each_claim_can_be_linked_and_filtered(lab: Tin
     for name in ("document-d2", "notebook-21", "verdict-supported", "verdict-not-supported", "agreement-opposite"):
         assert name in first.partition(":class-container: ")[2].partition("\n")[0].split()
     assert "{bdg-danger}`✘ not supported` [d2\\-sinc](#run-21-fit-d2-sinc): measured 0\\.42" in first
-    assert "· at D2\\'s own settings · mnist" in first
+    assert "· at D2\\'s own settings · MNIST" in first
     assert "Other words" not in page
     assert "Wide wins" in section(page, "Claims of this lab")
     assert "No source run of it is recorded." in section(page, "Claims of this lab")
@@ -169,7 +169,7 @@ def test_each_source_run_tells_date_data_machine_versions_and_settings(lab: Tiny
     runs["21_fit:d1"].metrics["provenance"]["made_by"] = made_by
     page = pages.claims_page(lab.load(), {}, runs)
     text = section(page, "The source runs and their settings").replace("\\", "")
-    assert "::::{dropdown} 21_fit:d1 · at D2's own settings · mnist (60,000 to train, 10,000 to test)" in text
+    assert "::::{dropdown} 21_fit:d1 · at D2's own settings · MNIST (60,000 to train, 10,000 to test)" in text
     assert "\n:name: run-21-fit-d1\n" in text
     assert "- Data: mnist, mnist.npz, fingerprint 01234567\n" in text
     assert "- Started 2026-11-20T22:53, 1 h 1 min; on NVIDIA H200, threads: 1\n" in text
@@ -275,7 +275,7 @@ def test_results_stand_beside_the_reported_numbers() -> None:
     assert "* - second | ≈ 0.95 | 0.910 [0.885, 0.935], n = 3 {bdg-success}`✔`\n" in text
     assert "* - third | falls | {bdg-success}`✔ supported` measured 0.42" in text
     assert "* - fourth | 1.0 | missing\n" in text
-    assert "Ours, from [21_fit:d1](#run-21-fit-d1) (at D2's own settings · mnist" in text
+    assert "Ours, from [21_fit:d1](#run-21-fit-d1) (at D2's own settings · MNIST" in text
     assert "· 2026-11-20); the source run `22_image:d2`, which is not published yet." in text
 
 

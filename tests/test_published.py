@@ -73,7 +73,7 @@ def test_the_run_that_answers_the_question_comes_first_with_key_figure_and_key_c
     publish(root, "d2")
     page = show(root)
     head, *_ = page.find_all("p")
-    told = "d2: at D2's own settings · mnist (60,000 to train, 10,000 to test) · 5 seeds · 2026-11-20"
+    told = "d2: at D2's own settings · MNIST (60,000 to train, 10,000 to test) · 5 seeds · 2026-11-20"
     assert head.text == told
     shown = page.img
     assert shown["alt"] == 'Second "alt" <b>.'
