@@ -162,9 +162,9 @@ def claim_rows(
 
 
 def made_by(notebook: Notebook) -> Callable[[str], bool]:
-    """Return whether a notebook makes the claim of an id: its code names it in a call ``….claim(id, …)``.
+    """Return whether a notebook may make the claim of an id: its code holds the id as a string.
 
-    An f-string may have any words where the code inserts values; an id that is read from a variable may be any.
+    An f-string may have any words where the code inserts values; one of values alone counts in ``….claim(id, …)`` only.
     """
     patterns = []
     for cell in nbformat.read(notebook.path, as_version=4).cells:
@@ -174,12 +174,18 @@ def made_by(notebook: Notebook) -> Callable[[str], bool]:
             nodes = []
         for node in nodes:
             match node:
-                case ast.Call(func=ast.Attribute(attr="claim"), args=[id, *_]):
-                    parts = id.values if isinstance(id, ast.JoinedStr) else [id]
-                    known = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts]
-                    patterns.append("".join(known))
+                case ast.Constant(value=str(text)):
+                    patterns.append(re.escape(text))
+                case ast.Call(func=ast.Attribute(attr="claim"), args=[ast.JoinedStr() as id, *_]):
+                    patterns.append(_pattern(id))
+                case ast.JoinedStr() if re.search("[a-z]{2}", pattern := _pattern(node)):
+                    patterns.append(pattern)
     whole = re.compile("|".join(patterns) or r"(?!)")
     return lambda id: whole.fullmatch(id) is not None
+
+
+def _pattern(text: ast.JoinedStr) -> str:
+    return "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in text.values)
 
 
 def claims_page(notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], runs: Mapping[str, SourceRun]) -> str:
