@@ -42,6 +42,7 @@ CHECKPOINTS = ".checkpoints"
 MADE_BY = "made_by.json"
 LARGEST_KEPT = 2**30
 DAYS_KEPT = 30
+_SHOWS_OTHERS = "published"  # the module of labutils that shows the source runs
 _NAMED = 2  # changed parts of labutils that are told by name
 
 
@@ -162,7 +163,9 @@ def _strip(source: str, tree: ast.Module | None) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _read_package(folder: Path, _version: str) -> identity.Package:
-    return identity.Package.read(folder)
+    package = identity.Package.read(folder)
+    # What other runs found stands beside a result, which it does not change.
+    return identity.Package(package.sources | {_SHOWS_OTHERS: ""}, package.name)
 
 
 def hash_code(package: Path) -> str:
@@ -176,7 +179,8 @@ def hash_code(package: Path) -> str:
 def _changed_code(before: Any, now: Mapping[str, str]) -> list[str]:
     if not isinstance(before, dict):
         return ["code"]
-    changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+    names = [name for name in {**before, **now} if name.partition(".")[0] != _SHOWS_OTHERS]
+    changed = sorted(name for name in names if before.get(name) != now.get(name))
     more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
     return [f"code {', '.join(changed[:_NAMED])}{more}"] if changed else []
 

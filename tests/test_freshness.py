@@ -168,6 +168,19 @@ def test_of_labutils_the_code_counts_that_is_used(lab: TinyLab) -> None:
     assert changed(lab) == ("code new.x", "notebook")
 
 
+def test_how_other_runs_are_shown_does_not_count(lab: TinyLab) -> None:
+    package = lab.project.package
+    (package / "published.py").write_text("def load():\n    return []\n")
+    (package / "models.py").write_text(
+        "from labutils import published\n" + MODELS.replace("return SIZE", "return published.load()")
+    )
+    finish(lab)
+    (package / "published.py").write_text("def load():\n    return [1]\n")
+    assert changed(lab) == ()
+    (package / "models.py").write_text("from labutils import published\n" + MODELS)
+    assert changed(lab) == ("code models.SIZE, models.build",)
+
+
 def test_parameters_count_for_their_run_only(lab: TinyLab) -> None:
     lab.name_runs({"11_fit": {"big": {"n": 11}, "new": {}}})
     assert changed(lab) == ()
