@@ -11,10 +11,14 @@ AXE := node_modules/.package-lock.json
 .PHONY: book test full bench clean format
 .DELETE_ON_ERROR:
 
-# One set-up for all: exact versions from constraints.txt, labutils itself in editable form.
+# One set-up for all: exact versions from constraints.txt, labutils itself in editable form. It is done anew where
+# .venv no longer works: its Python was removed, say, or an installation was cut off.
+ifneq ($(shell { $(BIN)/python -c 'import labs, pip' && test -x $(BIN)/labs && echo works; } 2>/dev/null),works)
+.PHONY: $(READY)
+endif
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
