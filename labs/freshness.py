@@ -341,7 +341,7 @@ def checkpoint_folder(run: Run, out: Path) -> Path | None:
     return None if run.name == QUICK else out / run.notebook.name / f".{run.name}{CHECKPOINTS}"
 
 
-def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) -> tuple[Path | None, int, str]:
+def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) -> tuple[Path | None, int, float, str]:
     """Prepare the folder of a run's checkpoints; whoever calls it holds the run's lock.
 
     Args:
@@ -350,33 +350,36 @@ def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) 
 
     Returns:
         The folder, None where the run keeps no checkpoints; how many threads to compute with, those of an interrupted
-        run,
-        as others give other last digits; and what the folder's ``made_by.json`` says, by which another machine knows
-        whether it sees the same folder.
+        run, as others give other last digits; for how many seconds earlier tries computed what the folder holds; and
+        what the folder's ``made_by.json`` says, by which another machine knows whether it sees the same folder.
     """
     folder = checkpoint_folder(run, out)
     if folder is None:
-        return None, threads, ""
+        return None, threads, 0.0, ""
     if force:
         shutil.rmtree(folder, ignore_errors=True)
     before = _read_made_by(folder)
     if before and not before["done"]:
         threads = before["threads"]
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"id": before.get("id") or uuid.uuid4().hex, "threads": threads, "done": False})
+    spent = before.get("seconds", 0.0)
+    now = {"id": before.get("id") or uuid.uuid4().hex, "threads": threads, "done": False, "seconds": spent}
+    text = json.dumps(now)
     write_atomically(folder / MADE_BY, text)
-    return folder, threads, text
+    return folder, threads, spent, text
 
 
-def close_checkpoints(folder: Path, *, done: bool) -> None:
-    """Tidy up when a run has ended; whoever calls it holds the run's lock.
+def close_checkpoints(folder: Path, *, done: bool, seconds: float) -> None:
+    """Tidy up when a run has ended, after so many seconds of all tries; whoever calls it holds the run's lock.
 
     An interrupted run leaves everything, one that is done what it used. Others' that nobody used for `DAYS_KEPT` days
     go.
     """
     if done:
         _drop_unused(folder, (folder / MADE_BY).stat().st_mtime_ns)
-        write_atomically(folder / MADE_BY, json.dumps(_read_made_by(folder) | {"done": True}))
+    with contextlib.suppress(OSError):  # of a full disk the run itself tells
+        now = _read_made_by(folder) | {"done": done, "seconds": round(seconds, 3)}
+        write_atomically(folder / MADE_BY, json.dumps(now))
     if not _files(folder):
         shutil.rmtree(folder, ignore_errors=True)
     for other in folder.parent.parent.glob(f"*/.*{CHECKPOINTS}"):

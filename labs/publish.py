@@ -142,6 +142,8 @@ def _content(project: Project, run: Run, results: Path) -> dict[str, bytes]:
         if data.get("file"):  # its folder belongs to this machine
             data["file"] = re.split(r"[\\/]", data["file"])[-1]
     provenance["made_by"] = freshness.made_by(source)
+    if record := freshness.read_record(source):
+        metrics.setdefault("time", {})["wall_seconds"] = record["seconds"]  # with those of interrupted tries
     if changed := freshness.status(project, run, results).changed:
         provenance["changed_since"] = list(changed)
     files = {}

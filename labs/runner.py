@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -595,7 +595,10 @@ class _Crew:
 
     async def _perform(self, run: Run, folder: Path) -> Result:
         partial = folder.with_name(f".{run.name}{PARTIAL}")
-        checkpoints, threads, made_by = freshness.open_checkpoints(run, self.out, self.place.threads, force=self.force)
+        checkpoints, threads, spent, made_by = freshness.open_checkpoints(
+            run, self.out, self.place.threads, force=self.force
+        )
+        began = time.monotonic() - spent
         students = (self.project.root / MANIFEST).exists()
         content = run.notebook.path.read_bytes()
         job = Job(run.name, content, run.all_parameters, threads, checkpoints, made_by, students)
@@ -603,7 +606,7 @@ class _Crew:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            result = await self._execute(run, job, partial)
+            result = await self._execute(run, job, partial, spent)
             freshness.replace(partial, folder)
             done = result.state == "done"
             self.say(Event(run, result.state, seconds=result.seconds, note=_tell_open(result.open)))
@@ -613,16 +616,17 @@ class _Crew:
             raise
         finally:
             if checkpoints:
-                freshness.close_checkpoints(checkpoints, done=done)
+                freshness.close_checkpoints(checkpoints, done=done, seconds=time.monotonic() - began)
             shutil.rmtree(partial, ignore_errors=True)
 
-    async def _execute(self, run: Run, job: Job, partial: Path) -> Result:
+    async def _execute(self, run: Run, job: Job, partial: Path, spent: float) -> Result:
         stamp, began = freshness.stamp(self.project, run), time.monotonic()
 
         def say(message: dict[str, Any]) -> None:
             self.say(Event(run, seconds=time.monotonic() - began, **message))
 
         outcome = await self.place.perform(job, partial, say)
+        outcome = replace(outcome, seconds=outcome.seconds + spent)  # what all tries took
         freshness.write_record(self.project, run, partial, stamp, outcome)
         state: Literal["done", "failed"] = "failed" if outcome.failure else "done"
         return Result(run, state, run.folder(self.out), outcome.seconds, outcome.failure, tuple(outcome.open))

@@ -315,11 +315,11 @@ def test_a_kill_while_a_result_is_replaced_loses_none(renames: int, lab: TinyLab
 @pytest.fixture
 def big(lab: TinyLab) -> Path:
     """The folder of the checkpoints of a run that was interrupted."""
-    folder, threads, text = freshness.open_checkpoints(lab.run("11:big"), lab.results, 3)
-    assert (threads, json.loads(text)["threads"]) == (3, 3)
+    folder, threads, spent, text = freshness.open_checkpoints(lab.run("11:big"), lab.results, 3)
+    assert (threads, spent, json.loads(text)["threads"]) == (3, 0.0, 3)
     for name in ("a", "b", "c"):
         (folder / f"{name}.checkpoint").write_bytes(b"weights")
-    freshness.close_checkpoints(folder, done=False)
+    freshness.close_checkpoints(folder, done=False, seconds=2.5)
     return folder
 
 
@@ -331,7 +331,7 @@ def test_an_interrupted_run_leaves_all_to_go_on_from_with_its_threads(lab: TinyL
     assert time.time() - freshness.last_checkpoint(lab.run("11:big"), lab.results) < 200
     edit(lab, COUNTED["code"])
     first = (big / freshness.MADE_BY).read_text()
-    assert freshness.open_checkpoints(lab.run("11:big"), lab.results, 1) == (big, 3, first)
+    assert freshness.open_checkpoints(lab.run("11:big"), lab.results, 1) == (big, 3, 2.5, first)
     assert names(big) == ["a.checkpoint", "b.checkpoint", "c.checkpoint"]
 
 
@@ -343,23 +343,23 @@ def test_a_run_that_is_done_leaves_what_it_used(lab: TinyLab, big: Path, monkeyp
     freshness.open_checkpoints(run, lab.results, 1)
     os.utime(big / "a.checkpoint")  # read, see labutils.checkpoint
     (big / "d.checkpoint").write_bytes(b"larger weights")
-    freshness.close_checkpoints(big, done=True)
+    freshness.close_checkpoints(big, done=True, seconds=4.0)
     assert names(big) == ["a.checkpoint", "d.checkpoint"]
     assert freshness.open_checkpoints(run, lab.results, 1)[1] == 1  # nothing is left of which the last digits matter
     for name in names(big):
         os.utime(big / name)
     monkeypatch.setattr(freshness, "LARGEST_KEPT", 10)
-    freshness.close_checkpoints(big, done=True)
+    freshness.close_checkpoints(big, done=True, seconds=4.0)
     assert names(big) == ["a.checkpoint"]
 
 
 def test_force_starts_over_and_quick_runs_keep_nothing(lab: TinyLab, big: Path) -> None:
-    assert freshness.open_checkpoints(lab.run("11"), lab.results, 2) == (None, 2, "")
+    assert freshness.open_checkpoints(lab.run("11"), lab.results, 2) == (None, 2, 0.0, "")
     assert freshness.last_checkpoint(lab.run("11"), lab.results) is None
-    folder, threads, _ = freshness.open_checkpoints(lab.run("11:big"), lab.results, 1, force=True)
+    folder, threads, *_ = freshness.open_checkpoints(lab.run("11:big"), lab.results, 1, force=True)
     assert (names(folder), threads) == ([], 1)
     assert freshness.last_checkpoint(lab.run("11:big"), lab.results) is None
-    freshness.close_checkpoints(folder, done=False)
+    freshness.close_checkpoints(folder, done=False, seconds=2.5)
     assert not big.exists()
 
 
@@ -368,13 +368,13 @@ def test_what_nobody_uses_goes_after_a_month(lab: TinyLab, big: Path) -> None:
     old = time.time() - 86400 * (freshness.DAYS_KEPT + 1)
 
     def work() -> None:
-        folder, _, _ = freshness.open_checkpoints(lab.run("11:new"), lab.results, 1)
-        freshness.close_checkpoints(folder, done=True)
+        folder, *_ = freshness.open_checkpoints(lab.run("11:new"), lab.results, 1)
+        freshness.close_checkpoints(folder, done=True, seconds=1.0)
 
     os.utime(big / freshness.MADE_BY, (old, old))
     work()
     assert big.exists()  # it is not done
-    freshness.close_checkpoints(big, done=True)
+    freshness.close_checkpoints(big, done=True, seconds=4.0)
     for age, there in ((time.time(), True), (old, False)):
         os.utime(big / freshness.MADE_BY, (age, age))
         with filelock.FileLock(freshness.lock_file(lab.run("11:big").folder(lab.results))):
@@ -418,11 +418,13 @@ def test_a_repeated_run_trains_only_what_changed(tiny_lab: TinyLab, monkeypatch:
     monkeypatch.setattr(jupyter, "carry_out", execute_here)
     plot = "run.metrics(norms=norms.values, loss=history.train_loss, figure='first')"
     defaults = "n = 2\nlr = 0.1"
+    spent = []
 
     def execute(source: str, *after: str) -> tuple[dict[str, Any], dict[str, int]]:
         tiny_lab.add("11_fit", source, *after, defaults=defaults)
         tiny_lab.name_runs({"11_fit": {"long": {"n": 40}}})
         [result] = runner.execute(tiny_lab.project, [tiny_lab.run("11:long")], tiny_lab.results, jobs=1)
+        spent.append(result.seconds)
         folder = freshness.checkpoint_folder(result.run, tiny_lab.results)
         files = {path.name: path.stat().st_ino for path in folder.glob("*.checkpoint")}
         if result.failure:
@@ -441,3 +443,5 @@ def test_a_repeated_run_trains_only_what_changed(tiny_lab: TinyLab, monkeypatch:
     assert other["loss"] == first["loss"]
     assert len(more) == 1
     assert more.keys() != files.keys()  # and what nobody uses is gone
+    assert spent == sorted(spent), "what earlier tries computed counts"
+    assert freshness.read_record(tiny_lab.run("11:long").folder(tiny_lab.results))["seconds"] == round(spent[-1], 3)
