@@ -134,7 +134,7 @@ class Row:
 
 def claim_rows(
     notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics], runs: Mapping[str, SourceRun]
-) -> tuple[list[Row], dict[str, list[Metrics]]]:
+) -> list[Row]:
     """Bring the claims of all runs together by notebook and id; one that the notebook no longer makes is left out.
 
     Args:
@@ -143,22 +143,19 @@ def claim_rows(
         runs: what `source_runs` returned.
 
     Returns:
-        The rows, disagreements first; and the claims of source runs that were recorded before claims had ids.
+        The rows, disagreements first.
     """
     rows: dict[tuple[str, str], dict[str, Metrics]] = {}
-    old: dict[str, list[Metrics]] = {}
     for name in notebooks:
         for claim in quick.get(name, {}).get("claims", []):
-            rows[name, claim.get("id") or anchor(claim["text"])] = {QUICK: claim}
+            rows[name, claim["id"]] = {QUICK: claim}
     is_made = {name: made_by(notebook) for name, notebook in notebooks.items()}
-    for label, run in runs.items():
+    for run in runs.values():
         for claim in run.metrics.get("claims", []):
-            if "id" not in claim:
-                old.setdefault(label, []).append(claim)
-            elif (run.notebook, claim["id"]) in rows or is_made[run.notebook](claim["id"]):
+            if (run.notebook, claim["id"]) in rows or is_made[run.notebook](claim["id"]):
                 rows.setdefault((run.notebook, claim["id"]), {})[run.name] = claim
     found = [Row(name, id, claims) for (name, id), claims in rows.items()]
-    return sorted(found, key=lambda row: (row.agreement != "opposite", row.document)), old
+    return sorted(found, key=lambda row: (row.agreement != "opposite", row.document))
 
 
 def made_by(notebook: Notebook) -> Callable[[str], bool]:
@@ -193,7 +190,7 @@ def claims_page(notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics],
 
     Each claim is a block that opens; book/_static/lab.js adds filters, search and sorting. Args: as of `claim_rows`.
     """
-    rows, old = claim_rows(notebooks, quick, runs)
+    rows = claim_rows(notebooks, quick, runs)
     lines = [
         "# What the sources claim, what our runs show",
         "",
@@ -204,7 +201,7 @@ def claims_page(notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics],
         "data, or comes as near to them as its name and [its settings](#source-runs) say.",
         "",
     ]
-    if not rows and not old:
+    if not rows:
         return "\n".join([*lines, "No notebook has tested a claim yet.", ""])
     lines += ["[All of them as a table (CSV)](claims.csv). A click on a claim shows what was measured.", ""]
     lines += [*_counts(rows), '<div class="claims-tools"></div>', ""]
@@ -222,7 +219,7 @@ def claims_page(notebooks: Mapping[str, Notebook], quick: Mapping[str, Metrics],
         if shown:
             title = f"Claims of {plain(document)}" if document != "this lab" else "Claims of this lab"
             lines += [f"## {title}", "", *(line for row in shown for line in _claim(row, runs))]
-    return "\n".join([*lines, *_old_claims(old), *_source_runs(runs)])
+    return "\n".join([*lines, *_source_runs(runs)])
 
 
 def _counts(rows: Sequence[Row]) -> list[str]:
@@ -251,13 +248,6 @@ def _agreement(name: str) -> str:
     return badge(f"{symbol} {name}", color, line=True)
 
 
-def evidence(claim: Metrics) -> str:
-    """Return what was measured beside what the claim needs."""
-    from labutils.claims import Claim
-
-    return claim["evidence"] if "id" in claim else Claim.from_json(claim).evidence
-
-
 def _claim(row: Row, runs: Mapping[str, SourceRun]) -> list[str]:
     """A claim as a block that opens: the sentence and the verdicts outside, the numbers inside."""
     number, verdicts = row.notebook.partition("_")[0], {claim["verdict"] for claim in row.runs.values()}
@@ -273,35 +263,11 @@ def _claim(row: Row, runs: Mapping[str, SourceRun]) -> list[str]:
         run = runs.get(f"{row.notebook}:{name}")
         where = f"[{plain(name)}](#{anchor('run', row.notebook, name)})" if run else "quick run"
         about = f" · {plain(run.heading)}" if run else ""
-        lines.append(f"- {_verdict(claim['verdict'])} {where}: {plain(evidence(claim))}{about}")
+        lines.append(f"- {_verdict(claim['verdict'])} {where}: {plain(claim['evidence'])}{about}")
     if not sources:
         lines.append("- No source run of it is recorded.")
     where = f"{{doc}}`Notebook {number} <notebooks/{row.notebook}>`"
     return [*lines, "", f"{where} · [link to this claim](#{row.anchor})", "::::", ""]
-
-
-def _old_claims(old: Mapping[str, Sequence[Metrics]]) -> list[str]:
-    """What source runs found before claims had ids, one block a run."""
-    if not old:
-        return []
-    lines = [
-        "## Recorded before claims had ids",
-        "",
-        "These source runs were made by earlier versions of the notebooks, whose claims can have had other words and "
-        "thresholds. They stand for themselves until they are repeated, and are not counted above.",
-        "",
-    ]
-    for label, claims in old.items():
-        counts = Counter(claim["verdict"] for claim in claims)
-        told = ", ".join(f"{counts[verdict]} {symbol}" for verdict, (_, symbol) in VERDICTS.items() if counts[verdict])
-        lines += [f"::::{{dropdown}} {plain(label)}: {told}", ":class-container: old", ""]
-        lines += [
-            f"- {_verdict(claim['verdict'])} {plain(claim['text'])} ({plain(claim['source'])}): "
-            f"{plain(evidence(claim))}"
-            for claim in claims
-        ]
-        lines += ["::::", ""]
-    return lines
 
 
 def claims_csv(rows: Iterable[Row]) -> str:
@@ -317,7 +283,7 @@ def claims_csv(rows: Iterable[Row]) -> str:
         for run, found in row.runs.items():
             claim = found | ({"needs": needs_in_words(found["needs"])} if found.get("needs") else {})
             cells = [row.notebook, row.id, row.document, row.agreement, run, *(claim.get(name, "") for name in ours)]
-            cells += [*(claim["interval"].get(name) for name in interval), evidence(claim)]
+            cells += [*(claim["interval"].get(name) for name in interval), claim["evidence"]]
             table.writerow(
                 [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in cells]
             )
@@ -332,7 +298,7 @@ def _source_runs(runs: Mapping[str, SourceRun]) -> list[str]:
     lines += ["`labs run NOTEBOOK:RUN` repeats one. What its settings do not name is as in the quick run.", ""]
     for label, run in runs.items():
         lines += [f"::::{{dropdown}} {plain(label)} · {plain(run.heading)}"]
-        lines += [f":name: {anchor('run', run.notebook, run.name)}", ":class-container: old", ""]
+        lines += [f":name: {anchor('run', run.notebook, run.name)}", ":class-container: settings", ""]
         lines += [f"- {line}" for line in _provenance(run)]
         rows = [[plain(key), plain(json.dumps(value, ensure_ascii=False))] for key, value in run.settings.items()]
         lines += ["", *list_table([["Setting", "Value"], *rows], widths="35 65"), "::::", ""]
@@ -424,7 +390,7 @@ def _ours(table: Mapping[str, Any], reported: str, found: list[float] | Metrics 
     if found is None:
         return "missing"
     if isinstance(found, Mapping):  # a claim
-        return f"{_verdict(found['verdict'])} {plain(evidence(found))}"
+        return f"{_verdict(found['verdict'])} {plain(found['evidence'])}"
     from labutils.statistics import INTERVALS
 
     kind = table.get("kind", "mean")

@@ -136,7 +136,7 @@ def collect(project: Project, results: Path, answers: bool = True) -> dict[str, 
     runs = pages.source_runs(project.root, notebooks)
     texts = {
         "claims.md": pages.claims_page(notebooks, quick, runs),
-        "claims.csv": pages.claims_csv(pages.claim_rows(notebooks, quick, runs)[0]),
+        "claims.csv": pages.claims_csv(pages.claim_rows(notebooks, quick, runs)),
     }
     if REPORTED in files:
         texts["results.md"] = pages.results_page(yaml.safe_load(files.pop(REPORTED)), runs)

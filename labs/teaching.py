@@ -19,7 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from labs.pages import VERDICTS, Metrics, evidence, list_table, plain
+from labs.pages import VERDICTS, Metrics, list_table, plain
 from labs.runner import Notebook
 
 BY_HAND = "An answer in words, which a person grades."
@@ -253,7 +253,7 @@ def slides(title: str, pages: Mapping[str, NotebookNode], quick: Mapping[str, Me
         if keys := [claim for claim in quick[name].get("claims", []) if claim.get("key")]:
             told = [
                 f"- {VERDICTS[claim['verdict']][1]} **{claim['verdict']}**: {html.escape(claim['text'])}<br>"
-                f"<small>{html.escape(evidence(claim))}</small>"
+                f"<small>{html.escape(claim['evidence'])}</small>"
                 for claim in keys
             ]
             for at in range(0, len(told), CLAIMS_A_SLIDE):

@@ -72,16 +72,10 @@ class Claim:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Return a claim as metrics.json holds it; one from before claims had ids gets one from its text."""
-        entry = dict(entry)
+        """Return a claim as metrics.json holds it."""
         interval = {"low": -inf, "high": inf} | {k: v for k, v in entry["interval"].items() if v is not None}
-        entry["interval"] = Interval(**interval)
-        if "id" not in entry:
-            share = entry.pop("measure").startswith("share")
-            entry |= {"kind": "share", "needs": {"above": 0.5}} if share else {"kind": "mean", "needs": {"above": 0.0}}
-            entry |= {"id": _slug(entry["text"]), "unit": entry["evidence"], "measured": entry.pop("values")}
-        entry.pop("evidence")
-        return cls(**entry | {"measured": tuple(entry["measured"])})
+        own = {name: value for name, value in entry.items() if name != "evidence"}
+        return cls(**own | {"interval": Interval(**interval), "measured": tuple(entry["measured"])})
 
     def as_json(self) -> dict[str, Any]:
         """Return the claim as metrics.json holds it: its attributes, and the evidence in words."""

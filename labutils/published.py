@@ -85,11 +85,6 @@ class SourceRun:
         day = self.metrics.get("time", {}).get("started", "")[:10]
         return " · ".join([what, *parts, *([day] if day else [])])
 
-    @property
-    def is_old(self) -> bool:
-        """Whether it was published before claims said what was measured, and figures were kept."""
-        return any("id" not in entry for entry in self.metrics.get("claims", []))
-
 
 def load(root: Path, notebook: str) -> list[SourceRun]:
     """Return the named runs of a notebook of the project (or a release) `root`, in the order of runs.yaml.
@@ -170,8 +165,6 @@ def _body(run: SourceRun) -> str:
     parts = []
     if run.differences:
         parts.append(f"<p>Not as in the document: {html.escape('; '.join(run.differences))}.</p>")
-    if run.is_old:
-        parts.append("<p>Recorded by an earlier version of this lab, without figures; it is to be repeated.</p>")
     parts += [_picture(run.folder / figure["file"], figure["alt"]) for figure in run.figures]
     lines = [
         f"<li><strong>{SYMBOLS[claim.verdict]} {claim.verdict}</strong>: {html.escape(claim.text)} "

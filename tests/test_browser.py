@@ -88,7 +88,7 @@ CUT_OFF = """() => [...document.querySelectorAll('article :is(pre, img, .text_ht
 # table rows with the same elements in them one stays; of spans, bold words and so on with the same tags and classes
 # around them as well; a formula becomes a word.
 SLIM = """() => {
-    for (const block of document.querySelectorAll('article details:not(.claim, .old)')) block.open = true;
+    for (const block of document.querySelectorAll('article details:not(.claim, .settings)')) block.open = true;
     for (const formula of document.querySelectorAll('mjx-container')) formula.replaceChildren('formula');
     const kinds = new Map([[document.body, '']]), seen = new Set();
     for (const e of document.body.querySelectorAll('*')) {

@@ -218,19 +218,6 @@ def test_a_claim_is_recorded_with_all_that_its_verdict_rests_on():
     }
 
 
-def test_claims_from_before_they_had_ids_can_be_read():
-    entry = {
-        **{"text": "M2's loss falls", "source": "D1", "verdict": "supported", "reason": "above 0"},
-        **{"measure": "mean effect", "evidence": "nats", "values": [1.0, 1.1, 1.2]},
-        "interval": {"mean": 1.1, "low": 0.85, "high": 1.35, "n": 3, "confidence": 0.95},
-    }
-    made = Claim.from_json(entry)
-    assert (made.id, made.needs) == ("m2-s-loss-falls", {"above": 0.0})
-    assert made.evidence == "measured 1.10 [0.85, 1.35] nats, needs more than 0 · 3 seeds"
-    single = entry | {"measure": "share of seeds", "values": [True], "interval": entry["interval"] | {"low": None}}
-    assert Claim.from_json(single).kind == "share"
-
-
 # --- how it is shown
 
 WORDS = {(1.0, 1.1, 1.2): "✔ supported", (-1.0, -1.1, -1.2): "✘ not supported", (1.0,): "? inconclusive"}

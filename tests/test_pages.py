@@ -29,12 +29,6 @@ def claim(
     return {"id": id, "text": text, "source": source, "verdict": verdict, "interval": interval, **told, **more}
 
 
-def old_claim(text: str, verdict: str) -> dict[str, Any]:
-    made = claim("", verdict, text, measure="mean effect", evidence="nats", values=[0.4, 0.44])
-    del made["id"]
-    return made
-
-
 def source_run(label: str, *claims: dict[str, Any], **more: Any) -> dict[str, SourceRun]:
     data = {"name": "mnist", "fingerprint": "0123456789abcdef", "train": 60000, "test": 10000, "file": "mnist.npz"}
     provenance = {"labutils": "0.1.0", "python": "3.11.7", "device": "cpu", "threads": 1, "data": [data]}
@@ -75,7 +69,7 @@ def test_text_from_a_record_is_shown_as_it_is(text: str) -> None:
 )
 def test_nothing_in_a_record_becomes_markup(lab: TinyLab, word: str) -> None:
     bad = claim("deep", "supported", text=word, source=word, evidence=word, reason=word)
-    runs = source_run("21_fit:d1", bad) | source_run("21_fit:d2", old_claim(word, "supported"))
+    runs = source_run("21_fit:d1", bad)
     metrics = runs["21_fit:d1"].metrics
     metrics["provenance"]["data"][0] |= {"name": word, "file": word, "fingerprint": word}
     metrics["provenance"] |= {"device": word, "torch": word, "changed_since": [word]}
@@ -124,19 +118,10 @@ def test_ids_decide_which_claims_a_notebook_makes(lab: TinyLab) -> None:
     assert [made(id) for id in ("deep", "wide-a", "wide-b-c", "deeper", "gone", "wider")] == [True] * 3 + [False] * 3
     claims = [claim(id, "supported", f"It is {id}.") for id in ("deep", "wide-x", "gone")]
     recorded = source_run("21_fit:d2", *claims)
-    rows, _ = pages.claim_rows(lab.load(), {}, recorded)
+    rows = pages.claim_rows(lab.load(), {}, recorded)
     assert [(row.id, row.agreement) for row in rows] == [("deep", "one only"), ("wide-x", "one only")]
     lab.add("21_fit", "for name in ['deep', 'gone']:\n    own_claim(name, f'{name} x')")
-    assert [row.id for row in pages.claim_rows(lab.load(), {}, recorded)[0]] == ["deep", "gone"], "through a variable"
-
-
-def test_records_without_ids_stand_apart_until_they_are_repeated(lab: TinyLab) -> None:
-    quick = {"21_fit": {"claims": [claim("deep", "supported", "Deep wins.")]}}
-    page = pages.claims_page(lab.load(), quick, source_run("21_fit:d2", old_claim("Deep wins.", "not supported")))
-    assert "disagree" not in page
-    apart = section(page, "Recorded before claims had ids").replace("\\", "")
-    assert "{dropdown} 21_fit:d2: 1 ✘" in apart
-    assert "Deep wins. (D2 1-1): measured 0.42 [0.31, 0.53] nats, needs more than 0 · 8 seeds" in apart
+    assert [row.id for row in pages.claim_rows(lab.load(), {}, recorded)] == ["deep", "gone"], "through a variable"
 
 
 @pytest.mark.parametrize(

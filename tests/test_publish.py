@@ -286,5 +286,4 @@ def test_what_is_published_is_small_has_no_paths_and_belongs_to_a_named_run() ->
         assert found == []
         files = {file for file in path.parent.rglob("*") if file.is_file() and file != path}
         assert all(file.stat().st_size <= publish.LARGEST_FIGURE for file in files)
-        if "made_by" in metrics["provenance"]:  # earlier ones came without their figures
-            assert files == {path.parent / figure["file"] for figure in metrics["figures"]}
+        assert files == {path.parent / figure["file"] for figure in metrics["figures"]}

@@ -105,14 +105,11 @@ def test_a_published_run_with_other_settings_than_runs_yaml_says_so(root: Path) 
     assert "Not as in the document: seeds 3 instead of 5." in show(root).text
 
 
-def test_runs_of_before_are_shown_and_marked(root: Path) -> None:
-    entry = {"text": "It <b>grows</b>", "source": "D1", "verdict": "inconclusive", "reason": "includes 0"}
-    entry |= {"evidence": "nats"}
-    interval = {"mean": 1.0, "low": None, "high": None, "n": 1, "confidence": 0.95}
-    publish(root, "d1", claims=[entry | {"measure": "mean effect", "interval": interval, "values": [1.0]}])
+def test_claims_are_shown_as_text(root: Path) -> None:
+    made = judge("grows", "It <b>grows</b>", source="D1", measured=[1.0], above=0, unit="nats")
+    publish(root, "d1", claims=[made.as_json()])
     text = show(root).text
-    assert "Recorded by an earlier version of this lab" in text
-    assert "? inconclusive: It <b>grows</b> (D1)measured 1 nats, needs more than 0 · 1 seed · includes 0" in text
+    assert "? inconclusive: It <b>grows</b> (D1)measured 1 nats, needs more than 0 · 1 seed · too few seeds" in text
     assert " · 1 seed · 2026" in text
 
 
