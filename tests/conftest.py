@@ -53,9 +53,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks first, then the browser, which opens the site that shows them; then long files, to end together."""
-    long = ("notebooks", "browser", "runner", "release", "checkpoint", "distribute", "cluster")
-    first = [f"test_{name}.py" for name in long]
+    """Notebooks first, and then the browser, which takes longest and opens the site that shows them."""
+    first = ["test_notebooks.py", "test_browser.py"]
     items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
 
 
