@@ -83,7 +83,8 @@ def run(
     with place, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*input task iterator", category=UserWarning)
-        calls = [joblib.delayed(_call)(function, n, task, shared) for n, task in enumerate(tasks)]
+        # Within the function a task stays with the scheduler. As an argument it would lie on a worker, and die with it.
+        calls = [joblib.delayed(functools.partial(_call, function, n, task))(shared) for n, task in enumerate(tasks)]
         results = joblib.Parallel(return_as="generator_unordered")(calls)
         try:
             yield from tqdm(results, total=len(tasks), unit="part", disable=not progress, leave=False)

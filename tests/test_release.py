@@ -6,6 +6,7 @@ with the released packages, and a class of three through a full round of grading
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -138,7 +139,7 @@ def in_release(made: Release, *words: str, **settings: Path) -> subprocess.Compl
 @each_notebook
 def test_a_solution_put_back_gives_the_notebook_again(name: str, made: Release) -> None:
     """So what the lab's own tests run is what a student has who solved everything (and more: the hidden tests)."""
-    whole = NOTEBOOKS[name]
+    whole = copy.deepcopy(NOTEBOOKS[name])
     for cell in whole.cells:
         if nbgrader_of(cell).get("grade"):
             for hidden in re.findall(r"(?s)\n *### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS", cell.source):
