@@ -236,13 +236,18 @@ def needs_in_words(needs: Mapping[str, Any]) -> str:
     """Return what a claim needs, as people say it.
 
     Example:
-        >>> needs_in_words({"above": 0.5})
-        'more than 0.5'
+        >>> needs_in_words({"above": 0.5}), needs_in_words({"within": [1 / 1.2, 1.2]})
+        ('more than 0.5', 'between 0.833 and 1.2')
     """
     [(which, at)] = needs.items()
     if which == "within":
-        return f"between {at[0]:g} and {at[1]:g}"
-    return f"{'more' if which == 'above' else 'less'} than {at:g}"
+        return f"between {_short(at[0])} and {_short(at[1])}"
+    return f"{'more' if which == 'above' else 'less'} than {_short(at)}"
+
+
+def _short(number: float) -> str:
+    """Write a threshold as people do: a fraction with three digits, a whole number with all."""
+    return f"{number:g}" if float(number).is_integer() else f"{number:.3g}"
 
 
 def show(as_html: str, as_text: str) -> None:
