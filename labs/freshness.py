@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import filelock
 
@@ -179,8 +179,7 @@ def hash_code(package: Path) -> str:
 def _changed_code(before: Any, now: Mapping[str, str]) -> list[str]:
     if not isinstance(before, dict):
         return ["code"]
-    names = [name for name in {**before, **now} if name.partition(".")[0] != _SHOWS_OTHERS]
-    changed = sorted(name for name in names if before.get(name) != now.get(name))
+    changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
     more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
     return [f"code {', '.join(changed[:_NAMED])}{more}"] if changed else []
 
@@ -330,6 +329,15 @@ def _lock_if_free(folder: Path) -> filelock.BaseFileLock | None:
 # --- Checkpoints -------------------------------------------------------------------------------------------------
 
 
+class Checkpoints(NamedTuple):
+    """What a run goes on from."""
+
+    folder: Path | None  # None where the run keeps none
+    threads: int  # to compute with: those of an interrupted run, as others give other last digits
+    seconds: float  # how long earlier tries computed what the folder holds
+    made_by: str  # what its made_by.json says, by which another machine knows whether it sees the same folder
+
+
 def last_checkpoint(run: Run, out: Path) -> float | None:
     """When an earlier try of a run saved last, in seconds since the epoch; None where it left nothing."""
     folder = checkpoint_folder(run, out)
@@ -341,21 +349,16 @@ def checkpoint_folder(run: Run, out: Path) -> Path | None:
     return None if run.name == QUICK else out / run.notebook.name / f".{run.name}{CHECKPOINTS}"
 
 
-def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) -> tuple[Path | None, int, float, str]:
+def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) -> Checkpoints:
     """Prepare the folder of a run's checkpoints; whoever calls it holds the run's lock.
 
     Args:
         threads: how many threads the run would compute with.
         force: whether to throw away what is there.
-
-    Returns:
-        The folder, None where the run keeps no checkpoints; how many threads to compute with, those of an interrupted
-        run, as others give other last digits; for how many seconds earlier tries computed what the folder holds; and
-        what the folder's ``made_by.json`` says, by which another machine knows whether it sees the same folder.
     """
     folder = checkpoint_folder(run, out)
     if folder is None:
-        return None, threads, 0.0, ""
+        return Checkpoints(None, threads, 0.0, "")
     if force:
         shutil.rmtree(folder, ignore_errors=True)
     before = _read_made_by(folder)
@@ -366,7 +369,7 @@ def open_checkpoints(run: Run, out: Path, threads: int, *, force: bool = False) 
     now = {"id": before.get("id") or uuid.uuid4().hex, "threads": threads, "done": False, "seconds": spent}
     text = json.dumps(now)
     write_atomically(folder / MADE_BY, text)
-    return folder, threads, spent, text
+    return Checkpoints(folder, threads, spent, text)
 
 
 def close_checkpoints(folder: Path, *, done: bool, seconds: float) -> None:

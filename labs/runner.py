@@ -595,18 +595,16 @@ class _Crew:
 
     async def _perform(self, run: Run, folder: Path) -> Result:
         partial = folder.with_name(f".{run.name}{PARTIAL}")
-        checkpoints, threads, spent, made_by = freshness.open_checkpoints(
-            run, self.out, self.place.threads, force=self.force
-        )
-        began = time.monotonic() - spent
+        kept = freshness.open_checkpoints(run, self.out, self.place.threads, force=self.force)
+        began = time.monotonic() - kept.seconds
         students = (self.project.root / MANIFEST).exists()
         content = run.notebook.path.read_bytes()
-        job = Job(run.name, content, run.all_parameters, threads, checkpoints, made_by, students)
+        job = Job(run.name, content, run.all_parameters, kept.threads, kept.folder, kept.made_by, students)
         done = False
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            result = await self._execute(run, job, partial, spent)
+            result = await self._execute(run, job, partial, kept.seconds)
             freshness.replace(partial, folder)
             done = result.state == "done"
             self.say(Event(run, result.state, seconds=result.seconds, note=_tell_open(result.open)))
@@ -615,8 +613,8 @@ class _Crew:
             error.filename = error.filename or str(folder)  # a full disk does not say where
             raise
         finally:
-            if checkpoints:
-                freshness.close_checkpoints(checkpoints, done=done, seconds=time.monotonic() - began)
+            if kept.folder:
+                freshness.close_checkpoints(kept.folder, done=done, seconds=time.monotonic() - began)
             shutil.rmtree(partial, ignore_errors=True)
 
     async def _execute(self, run: Run, job: Job, partial: Path, spent: float) -> Result:

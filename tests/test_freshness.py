@@ -315,8 +315,9 @@ def test_a_kill_while_a_result_is_replaced_loses_none(renames: int, lab: TinyLab
 @pytest.fixture
 def big(lab: TinyLab) -> Path:
     """The folder of the checkpoints of a run that was interrupted."""
-    folder, threads, spent, text = freshness.open_checkpoints(lab.run("11:big"), lab.results, 3)
-    assert (threads, spent, json.loads(text)["threads"]) == (3, 0.0, 3)
+    kept = freshness.open_checkpoints(lab.run("11:big"), lab.results, 3)
+    assert (kept.threads, kept.seconds, json.loads(kept.made_by)["threads"]) == (3, 0.0, 3)
+    folder = kept.folder
     for name in ("a", "b", "c"):
         (folder / f"{name}.checkpoint").write_bytes(b"weights")
     freshness.close_checkpoints(folder, done=False, seconds=2.5)
@@ -345,7 +346,7 @@ def test_a_run_that_is_done_leaves_what_it_used(lab: TinyLab, big: Path, monkeyp
     (big / "d.checkpoint").write_bytes(b"larger weights")
     freshness.close_checkpoints(big, done=True, seconds=4.0)
     assert names(big) == ["a.checkpoint", "d.checkpoint"]
-    assert freshness.open_checkpoints(run, lab.results, 1)[1] == 1  # nothing is left of which the last digits matter
+    assert freshness.open_checkpoints(run, lab.results, 1).threads == 1  # nothing is left to go on from
     for name in names(big):
         os.utime(big / name)
     monkeypatch.setattr(freshness, "LARGEST_KEPT", 10)
@@ -356,10 +357,10 @@ def test_a_run_that_is_done_leaves_what_it_used(lab: TinyLab, big: Path, monkeyp
 def test_force_starts_over_and_quick_runs_keep_nothing(lab: TinyLab, big: Path) -> None:
     assert freshness.open_checkpoints(lab.run("11"), lab.results, 2) == (None, 2, 0.0, "")
     assert freshness.last_checkpoint(lab.run("11"), lab.results) is None
-    folder, threads, *_ = freshness.open_checkpoints(lab.run("11:big"), lab.results, 1, force=True)
-    assert (names(folder), threads) == ([], 1)
+    kept = freshness.open_checkpoints(lab.run("11:big"), lab.results, 1, force=True)
+    assert (names(kept.folder), kept.threads) == ([], 1)
     assert freshness.last_checkpoint(lab.run("11:big"), lab.results) is None
-    freshness.close_checkpoints(folder, done=False, seconds=2.5)
+    freshness.close_checkpoints(kept.folder, done=False, seconds=2.5)
     assert not big.exists()
 
 
@@ -368,7 +369,7 @@ def test_what_nobody_uses_goes_after_a_month(lab: TinyLab, big: Path) -> None:
     old = time.time() - 86400 * (freshness.DAYS_KEPT + 1)
 
     def work() -> None:
-        folder, *_ = freshness.open_checkpoints(lab.run("11:new"), lab.results, 1)
+        folder = freshness.open_checkpoints(lab.run("11:new"), lab.results, 1).folder
         freshness.close_checkpoints(folder, done=True, seconds=1.0)
 
     os.utime(big / freshness.MADE_BY, (old, old))
