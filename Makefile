@@ -34,7 +34,7 @@ book: $(READY)
 test: $(READY) $(AXE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --durations=15
+	$(BIN)/python -m pytest -n 2 -p no:nbval --durations=15
 
 full: $(READY)
 	$(BIN)/labs run --profile full

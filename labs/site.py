@@ -47,6 +47,7 @@ BINDER = "https://mybinder.org"
 COLAB = "https://colab.research.google.com"
 # Jupyter Book's command line has no option for this: several processes read and write pages.
 JUPYTER_BOOK = """
+import labs
 from functools import partial
 import jupyter_book.sphinx as book
 from jupyter_book.cli.main import main

@@ -392,6 +392,11 @@ def test_the_command_starts_without_what_it_does_not_need(tiny_lab: TinyLab, wor
     assert set(done.stderr.split()) & (HEAVY | also) == set()
 
 
+def test_reading_a_notebook_leaves_out_a_grammar_that_takes_two_seconds() -> None:
+    code = "import labs, nbformat, sys; assert 'jsonschema' in sys.modules; assert 'lark' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_completion_in_a_shell_knows_the_commands() -> None:
     environment = {**os.environ, "_LABS_COMPLETE": "bash_complete", "COMP_WORDS": "labs r", "COMP_CWORD": "1"}
     command = Path(sys.executable).with_name("labs")  # as it is installed

@@ -33,6 +33,7 @@ def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A scheduler with two workers, each a process of one thread, on the loopback."""
+    train("own values, own seeds")  # they find what numba has compiled here
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
     known = ["--scheduler-file", str(file)]

@@ -457,7 +457,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tiny_lab: TinyLab, mon
     monkeypatch.setenv("LABUTILS_CHECKPOINT_SECONDS", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     tiny_lab.add("11_fit", *FIT)
-    tiny_lab.name_runs({"11_fit": {"killed": {"n": 300}, "whole": {"n": 300}}})
+    tiny_lab.name_runs({"11_fit": {"killed": {"n": 100}, "whole": {"n": 100}}})
     folder = tiny_lab.results / "11_fit"
     kept = folder / f".killed{freshness.CHECKPOINTS}"
 
@@ -480,6 +480,6 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tiny_lab: TinyLab, mon
     documents = [json.loads((folder / name / "metrics.json").read_text()) for name in ("killed", "whole")]
     assert documents[0]["metrics"] == documents[1]["metrics"]
     assert documents[0]["metrics"]["threads"] == 2
-    assert len(documents[0]["metrics"]["loss"][0]) >= 300
+    assert len(documents[0]["metrics"]["loss"][0]) >= 100
     names = {name for run in ("killed", "whole") for name in (run, f".{run}.lock", f".{run}{freshness.CHECKPOINTS}")}
     assert {path.name for path in folder.iterdir()} == names
