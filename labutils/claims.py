@@ -1,7 +1,7 @@
 """Claims: a sentence that somebody states, what was measured for it, and the verdict that follows.
 
 A claim is judged from one measured value a seed, against what it needs: a value above or below a threshold, or within
-two. The verdict comes from the 95 % interval that fits the kind of number, and is never written by hand:
+two. The verdict comes from the 95 % interval that fits the kind of number, and is never written by hand::
 
     mean         Student's t interval for the mean
     fraction     the same, within 0 to 1: of accuracies, say

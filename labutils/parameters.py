@@ -1,4 +1,4 @@
-"""What the parameters cell of a notebook declares: plain values, and in parentheses in their comments what is allowed.
+"""What the parameters cell of a notebook declares: plain values, and in parentheses in their comments what is allowed::
 
     epochs = 10  # passes through the training images (>= 1)
     noise = 0.2  # share of wrong labels (>= 0, <= 1)

@@ -51,12 +51,17 @@ def _linked(text: str, linked: set[str], page: str) -> Any:
 
 def keep_colons(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Keep napoleon from taking what stands before a colon for a type, in *Returns* or of a value."""
-    if what in ("data", "attribute") and lines and ":" in lines[0]:
+    if what in ("data", "attribute", "property") and lines and ":" in lines[0]:
         lines[0] = f": {lines[0]}"
     for at, line in enumerate(lines[:-1]):
         if line.strip() in ("Returns:", "Yields:") and lines[at + 1].strip():
             words = lines[at + 1].lstrip()
             lines[at + 1] = f"{' ' * (len(lines[at + 1]) - len(words))}: {words}"
+
+
+def leave_out_aliases(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of a named tuple where all that is known of them is their number; its class tells them."""
+    return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def read_side_by_side(app: Sphinx) -> None:
@@ -69,5 +74,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx."""
     app.connect("doctree-read", link_documents)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", leave_out_aliases)
     app.connect("builder-inited", read_side_by_side)
     return {"parallel_read_safe": True}
