@@ -1,4 +1,4 @@
-"""Distribution: parts of a computation on other processes, by joblib.
+"""Distribution: parts of a computation on other processes, by Dask or joblib.
 
 `LABUTILS_SCHEDULER` names the address of a Dask scheduler, such as `tcp://host:8786`; `training.fit` then sends parts
 of its stacks to its workers. Without, they go to processes of this machine if joblib is told so, as by `with
@@ -10,7 +10,6 @@ ADDRESS --nthreads 1`, is best: one task uses one core).
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import warnings
@@ -75,27 +74,47 @@ def run(
     """
     if not tasks:
         return
-    place = contextlib.nullcontext()
-    if address := scheduler():
-        client = _client(address)
-        _check_workers(client)
-        place = joblib.parallel_config("dask", client=client, scatter=[shared])
-    with place, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
+    calls = [functools.partial(_call, function, n, task) for n, task in enumerate(tasks)]
+    address = scheduler()
+    results = _on_workers(address, calls, shared) if address else _on_this_machine(calls, shared)
+    try:
+        yield from tqdm(results, total=len(tasks), unit="part", disable=not progress, leave=False)
+    except Exception as error:
+        if type(error).__name__ not in ("KilledWorker", "TerminatedWorkerError"):
+            raise
+        raise RuntimeError(
+            "a part of the computation was given up, as every worker that took it died: is there enough memory?"
+        ) from error
+    finally:
+        results.close()  # what nobody waits for any more is cancelled
+
+
+def _on_this_machine(calls: Sequence[Callable[[Any], Any]], shared: Any) -> Iterator[Any]:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input task iterator", category=UserWarning)
-        # Within the function a task stays with the scheduler. As an argument it would lie on a worker, and die with it.
-        calls = [joblib.delayed(functools.partial(_call, function, n, task))(shared) for n, task in enumerate(tasks)]
-        results = joblib.Parallel(return_as="generator_unordered")(calls)
-        try:
-            yield from tqdm(results, total=len(tasks), unit="part", disable=not progress, leave=False)
-        except Exception as error:
-            if type(error).__name__ not in ("KilledWorker", "TerminatedWorkerError"):
-                raise
-            raise RuntimeError(
-                "a part of the computation was given up, as every worker that took it died: is there enough memory?"
-            ) from error
-        finally:
-            results.close()  # what nobody waits for any more is cancelled
+        yield from joblib.Parallel(return_as="generator_unordered")(joblib.delayed(call)(shared) for call in calls)
+
+
+def _on_workers(address: str, calls: Sequence[Callable[[Any], Any]], shared: Any) -> Iterator[Any]:
+    from distributed import as_completed
+
+    client = _client(address)
+    _check_workers(client)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
+        # The data is the result of a task, which the scheduler gives to another worker when the one that held it dies.
+        # Scattered data would be lost: Dask keeps one copy of it, however many workers it was sent to.
+        data = client.submit(functools.partial(_itself, shared), pure=False)
+        futures = [client.submit(call, data, pure=False) for call in calls]
+    try:
+        for _, result in as_completed(futures, loop=client.loop, with_results=True):
+            yield result
+    finally:
+        client.cancel(futures)
+
+
+def _itself(shared: Any) -> Any:
+    return shared
 
 
 def _call(function: Callable[[Any, Any], Any], number: int, task: Any, shared: Any) -> tuple[int, Any]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from labutils import checkpoint, distribute, identity, models, training
+from tests.conftest import wait_until
 from tests.test_checkpoint import ADAM, LABELS, K, cnns, images, mlps, points, state_of
 from tests.test_checkpoint import same as same_values
+
+ONE_THREAD = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -37,7 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
     known = ["--scheduler-file", str(file)]
-    local = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(folder)]
+    local = [*ONE_THREAD, "--local-directory", str(folder)]
     processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *known)]
     processes += [start("worker", *known, *local) for _ in range(2)]
     try:
@@ -164,7 +168,30 @@ def test_parts_that_are_done_are_not_sent_again(elsewhere: str, tmp_path: Path, 
 
 def test_a_worker_that_dies_in_the_middle_costs_only_time(elsewhere: str, tmp_path: Path, monkeypatch) -> None:
     """The last of the tests that need two workers."""
-    marker = tmp_path / "died"
+    dies_in_the_middle(tmp_path / "died", monkeypatch)
+
+
+def test_the_only_worker_dies_and_one_that_comes_later_goes_on(elsewhere: str, tmp_path: Path, monkeypatch) -> None:
+    """Nobody holds the data then. The worker before last has died in the test above."""
+    marker, newcomers = tmp_path / "died", []
+
+    def come_later() -> None:
+        wait_until(marker.exists, 60)
+        newcomers.append(start("worker", elsewhere, *ONE_THREAD, "--local-directory", str(tmp_path)))
+
+    coming = threading.Thread(target=come_later)
+    coming.start()
+    try:
+        dies_in_the_middle(marker, monkeypatch)
+    finally:
+        coming.join()
+        for process in newcomers:
+            process.kill()
+            process.wait()
+
+
+def dies_in_the_middle(marker: Path, monkeypatch) -> None:
+    """The first worker that comes to epoch 2 dies there, and writes down who it was."""
 
     def die_once(epoch: int, stack: training.Stack) -> Tensor:
         if epoch == 2 and not marker.exists():
