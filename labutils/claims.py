@@ -246,8 +246,10 @@ def needs_in_words(needs: Mapping[str, Any]) -> str:
 
 
 def _short(number: float) -> str:
-    """Write a threshold as people do: a fraction with three digits, a whole number with all."""
-    return f"{number:g}" if float(number).is_integer() else f"{number:.3g}"
+    """Write a threshold as people do: as it was given where six digits tell it, else with three at least."""
+    if float(f"{number:g}") == number or float(number).is_integer():
+        return f"{number:,g}" if abs(number) < 1e6 else f"{number:,.0f}"
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def show(as_html: str, as_text: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from IPython.core.formatters import DisplayFormatter
 from scipy import stats
 
-from labutils.claims import Claim, Claims, judge
+from labutils.claims import Claim, Claims, judge, needs_in_words
 from labutils.statistics import INTERVALS
 
 
@@ -181,6 +181,22 @@ def test_what_is_refused_and_why(options, error, message):
 
 
 @pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        ({"above": 0.9995}, "more than 0.9995"),
+        ({"below": 1234.5}, "less than 1,234.5"),
+        ({"below": 1e-6}, "less than 1e-06"),
+        ({"above": 2_000_000}, "more than 2,000,000"),
+        ({"within": [1 / 1.2, 1.2]}, "between 0.833 and 1.2"),
+        ({"above": 100_000 / 7}, "more than 14,286"),
+        ({"within": [-0.028, 0]}, "between -0.028 and 0"),
+    ],
+)
+def test_a_threshold_reads_as_it_was_given(needs, words):
+    assert needs_in_words(needs) == words
+
+
+@pytest.mark.parametrize(
     ("measured", "options", "evidence"),
     [
         ([0.3, 0.4, 0.38], {"unit": "epochs"}, "measured 0.36 [0.23, 0.49] epochs, needs more than 0 · 3 seeds"),
@@ -189,7 +205,7 @@ def test_what_is_refused_and_why(options, error, message):
         ([True] * 7, {"kind": "share", "unit": "networks"}, "measured in 7 of 7 networks, a share of 1.00"),
         ([-0.97, -0.99, -0.98], {"kind": "correlation", "below": -0.5}, "measured a correlation of -0.98"),
         ([2.0, 2.2, 2.1], {"kind": "ratio", "above": 1}, "measured a ratio of 2.1 [1.86, 2.36], needs more than 1 · 3"),
-        ([1520, 1490, 1500], {"within": (1400, 1600)}, "measured 1,503 [1,465, 1,541], needs between 1400 and 1600"),
+        ([1520, 1490, 1500], {"within": (1400, 1600)}, "measured 1,503 [1,465, 1,541], needs between 1,400 and 1,600"),
         ([2.0, 2.0, 2.0], {}, "measured 2 [2, 2], needs more than 0 · 3 seeds"),
     ],
 )
