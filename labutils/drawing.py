@@ -204,7 +204,10 @@ def label_lines(*axes: Axes, note: bool = True) -> None:
 def _settle_layout(axes: Iterable[Axes]) -> None:
     """Lay out the figures of axes, which decides the distances on paper."""
     for figure in {ax.figure.canvas.figure for ax in axes}:
-        figure.draw_without_rendering()
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+        else:
+            figure.draw_without_rendering()
 
 
 def _label(ax: Axes, lines: Sequence[Line2D]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def slider(
     if start is not None and start not in chosen:
         raise ValueError(f"slider {label!r}: start = {start!r} is none of its values {names}")
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # settled: while the slider moves, the axes stay where they are
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # settled: while the slider moves, the axes stay where they are
     box = figure.get_tightbbox().padded(0.1)
     pictures = []
     for value in chosen:
