@@ -112,17 +112,17 @@ def slider(
     if start is not None and start not in chosen:
         raise ValueError(f"slider {label!r}: start = {start!r} is none of its values {names}")
     figure.draw_without_rendering()
-    with mpl.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)  # settled: while the slider moves, the axes stay where they are
     box = figure.get_tightbbox().padded(0.1)
     pictures = []
-    for value in chosen:
-        draw(value)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches=box, pil_kwargs={"compress_level": 1})
-        packed = io.BytesIO()
-        Image.open(buffer).convert("RGB").save(packed, format="webp", quality=_QUALITY)
-        pictures.append(packed.getvalue())
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # settled: while the slider moves, the axes stay where they are
+        for value in chosen:
+            draw(value)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches=box, pil_kwargs={"compress_level": 1})
+            packed = io.BytesIO()
+            Image.open(buffer).convert("RGB").save(packed, format="webp", quality=_QUALITY)
+            pictures.append(packed.getvalue())
     size = sum(map(len, pictures)) * 4 // 3  # as text
     if size > MOST_BYTES:
         raise ValueError(f"slider {label!r}: {len(pictures)} pictures of {size / 1e6:.1f} MB, 1 MB at most: take fewer")

@@ -7,6 +7,7 @@ import io
 import re
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from labutils import slider as module
-from labutils.plotting import growing, panels, slider
+from labutils.plotting import growing, panels, slider, use_style
 from labutils.record import SavedFigure
 
 
@@ -44,6 +45,21 @@ def test_each_picture_shows_its_value(moving: SimpleNamespace) -> None:
     assert np.diff(columns)[0] > 20
     assert [" hidden" in tag for tag in re.findall("<img [^>]+>", shown)] == [True, False, True]
     assert 'value="1" aria-valuetext="1.0"' in shown
+
+
+def test_axes_stay_where_they_are_while_the_slider_moves() -> None:
+    with mpl.rc_context():
+        use_style()
+        figure, ax = panels()
+        ax.plot([0], [0], "o")
+        places = []
+
+        def draw(lines: int) -> None:
+            places.append(ax.get_position().bounds)
+            ax.set_ylabel("\n".join(["higher"] * lines))
+
+        slider(figure, draw, [1, 2, 3, 4], SavedFigure("dot", "A dot.", b""), label="lines")
+    assert len(set(places)) == 1
 
 
 def test_where_no_html_is_shown_there_is_the_recorded_figure(moving: SimpleNamespace) -> None:
