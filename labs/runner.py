@@ -128,23 +128,6 @@ def find_project(start: Path | None = None) -> Project:
     raise LabsError(f"no notebooks/runs.yaml in {here} or above: change to the folder of the lab")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as it is meant here: 1e-3 is a number, None is null, and no key comes twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} comes twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
-
-
 def parse_value(text: str) -> Any:
     """Read a value from the command line as YAML.
 
@@ -153,7 +136,7 @@ def parse_value(text: str) -> Any:
         [3, 0.001, True, None, ['relu', 'tanh'], 'digits']
     """
     try:
-        return yaml.load(text, _Loader)
+        return parameters.read_yaml(text)
     except yaml.YAMLError as error:
         raise LabsError(f"{text!r} is not a value: {_one_line(error)}") from None
 
@@ -180,7 +163,7 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
 
 def _read_runs(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     try:
-        named = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        named = parameters.read_yaml(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise LabsError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(named, dict):

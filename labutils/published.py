@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from labutils import parameters
 from labutils.claims import SYMBOLS, Claim
 
 FOLDER = Path("book") / "results"
 LONGEST_VALUE = 60  # characters of a setting
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is eight times as fast
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def load(root: Path, notebook: str) -> list[SourceRun]:
     """
     try:
         text = (root / "notebooks" / "runs.yaml").read_text(encoding="utf-8")
-        named = yaml.load(text, Loader=_LOADER)[notebook]
+        named = parameters.read_yaml(text)[notebook]
     except (OSError, KeyError, TypeError):
         return []
     settings = {run: {key: value for key, value in values.items() if key != "about"} for run, values in named.items()}

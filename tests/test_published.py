@@ -105,6 +105,13 @@ def test_a_published_run_with_other_settings_than_runs_yaml_says_so(root: Path) 
     assert "Not as in the document: seeds 3 instead of 5." in show(root).text
 
 
+def test_numbers_in_runs_yaml_are_what_the_command_takes_them_for(root: Path) -> None:
+    (root / "notebooks" / "runs.yaml").write_text("42_width: {d1: {lr: 1e-3, device: None}, d2: {}, more: {}}\n")
+    publish(root, "d1", lr=0.001, device=None)
+    [run, *_] = published.load(root, "42_width")
+    assert (run.settings, run.differences) == ({"lr": 0.001, "device": None}, ())
+
+
 def test_claims_are_shown_as_text(root: Path) -> None:
     made = judge("grows", "It <b>grows</b>", source="D1", measured=[1.0], above=0, unit="nats")
     publish(root, "d1", claims=[made.as_json()])
