@@ -36,7 +36,7 @@ __all__ = [
     "evaluate_weights", "fit", "sweep", "watched",
 ]  # fmt: skip
 
-_COPIES, _COPIES_BYTES = 64, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
+_COPIES, _COPIES_BYTES = 16, 64 << 20  # networks, and bytes of their weights, that `evaluate_weights` holds at most
 _COLUMNS = ("network", "data", "labels", "seed", "epoch", "part", "loss", "accuracy", "diverged", "model")  # of a sweep
 _PER_NETWORK = ("lr", "momentum", "weight_decay", "layer_lr")  # what may differ within a stack of a sweep
 
