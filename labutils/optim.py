@@ -211,7 +211,7 @@ class Adam(_StackedOptimizer):
 
     Step t = 1, 2, … with learning rate γ, weight decay λ and the running means m and v, which start at zero::
 
-        g ← ∇L + λ θ                           (decoupled: g ← ∇L and θ ← θ − γ λ θ)
+        g ← ∇L + λ θ       (decoupled: g ← ∇L and θ ← θ − γ λ θ)
         m ← β₁ m + (1 − β₁) g
         v ← β₂ v + (1 − β₂) g²
         θ ← θ − γ m̂ / (√v̂ + ε)       with m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ)

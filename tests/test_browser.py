@@ -109,6 +109,15 @@ DROP_FRAME = """() => document.querySelectorAll('.bd-sidebar-primary, .bd-header
     .forEach((part) => part.remove())"""
 WITH_FRAME = ("intro.html", "notebooks/11_manual_backpropagation.html", "reference/labutils.optim.html")
 
+# The theme lets the keyboard reach what scrolls, 300 ms after the window changed; the sidebar slides meanwhile.
+STILL = """async () => {
+    const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
+    const ends = document.getAnimations().map((animation) => animation.finished.catch(() => {}));
+    await Promise.race([Promise.all(ends), wait(3000)]);
+    window.dispatchEvent(new Event('resize'));
+    await wait(400);
+}"""
+
 USE_THEME = """(theme) => Object.assign(document.documentElement.dataset, {theme, mode: theme})"""
 
 VIOLATIONS = """async (options) => (await axe.run(document, {resultTypes: ['violations'], ...options})).violations
@@ -183,6 +192,7 @@ class Lab:
             await page.set_viewport_size(PHONE)
             visit.too_wide = await page.evaluate(TOO_WIDE)
             await page.set_viewport_size(WIDE)
+            await page.evaluate(STILL)
             await page.evaluate(SLIM)
             if name not in WITH_FRAME:
                 await page.evaluate(DROP_FRAME)
