@@ -1,8 +1,14 @@
 """labutils.published: what a notebook shows of its source runs."""
 
 import base64
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -11,6 +17,7 @@ from labutils import published, record
 from labutils.claims import judge
 from labutils.files import layout
 
+LAB = Path(__file__).parents[1]
 ABOUT = {
     "d1": {"about": {"document": "D1"}, "n_train": 60000, "seeds": 5},
     "d2": {
@@ -136,10 +143,104 @@ def test_a_notebook_without_named_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_the_lab_has_published_can_be_shown() -> None:
-    root = Path(__file__).parents[1]
-    named = yaml.safe_load((root / "notebooks" / "runs.yaml").read_text())
+    named = yaml.safe_load((LAB / "notebooks" / "runs.yaml").read_text())
     for notebook in named:
-        runs = published.load(root, notebook)
+        runs = published.load(LAB, notebook)
         text = repr(published.SourceRuns(tuple(runs), tuple(published.choose(runs))))
         assert all(run.name in text for run in runs)
         assert any(run.answers for run in runs), f"{notebook}: no run of runs.yaml answers its question"
+
+
+class Kept:
+    """A published run's numbers: `kept["id"]` is what a claim measured, `kept.table(name)` a table of its metrics."""
+
+    def __init__(self, notebook: str, run: str) -> None:
+        self.all = json.loads((LAB / "book" / "results" / notebook / run / "metrics.json").read_text())
+
+    def __getitem__(self, claim: str) -> float:
+        return next(one["interval"]["mean"] for one in self.all["claims"] if one["id"] == claim)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.DataFrame(self.all["metrics"][name])
+
+
+QUOTES: list[tuple[str, str, str, Callable[[Kept], bool]]] = [
+    (
+        "41_random_labels",
+        "d1-subset",
+        "answered 82 % of the test images right at an early stop, and 60 %",
+        lambda kept: (
+            list(kept.table("results").query("permuted == 0.5")[["early_stop", "test_accuracy"]].mean().round(2))
+            == [0.82, 0.60]
+        ),
+    ),
+    (
+        "42_parameters_vs_generalization",
+        "threshold",
+        "the peak was at 1,510 parameters",
+        lambda kept: kept.table("results").groupby("parameters")["test_loss"].mean().idxmax() == 1510,
+    ),
+    (
+        "43_flatness_interpolation",
+        "d1-batch",
+        "the mean test loss at 4/3 was about 0.01 *higher*",
+        lambda kept: round(kept["d1-beyond-loss"], 2) == -0.01,
+    ),
+    (
+        "43_flatness_interpolation",
+        "d1-batch",
+        "source run was about 0.46 high",
+        lambda kept: round(kept["ridge-d1-batch-size"], 2) == 0.46,
+    ),
+    (
+        "45_sharpness",
+        "mnist",
+        "eigenvalue and the trace were smaller where the gap was larger, the relative sharpness was larger",
+        lambda kept: max(kept["gap-largest-eigenvalue"], kept["gap-trace"]) < 0 < kept["gap-relative-sharpness"],
+    ),
+    (
+        "53_similarity_sanity_check",
+        "d3",
+        "linear CKA finds more than four of five layers and SVCCA almost none",
+        lambda kept: kept["cka-finds-nine-in-ten"] > 0.8 and kept["svcca-finds-less-than-half"] < 0.01,
+    ),
+    (
+        "53_similarity_sanity_check",
+        "d3",
+        "CCA, which found 1.4 % for Kornblith et al., finds most of them there",
+        lambda kept: kept.all["metrics"]["matching"]["CCA"] > 0.5,
+    ),
+    (
+        "54_gradient_similarity",
+        "d3",
+        "plain CKA finds more than four in five of the corresponding layers",
+        lambda kept: kept.all["metrics"]["found"]["plain CKA"] > 0.8,
+    ),
+    (
+        "54_gradient_similarity",
+        "d3",
+        "finds about half as many layers with gradients as without",
+        lambda kept: 0.4 < np.divide(*reversed(kept.all["metrics"]["found"].values())) < 0.6,
+    ),
+]
+
+
+@pytest.mark.parametrize(("notebook", "run", "words", "holds"), QUOTES)
+def test_what_a_page_quotes_is_what_the_published_run_gave(
+    notebook: str, run: str, words: str, holds: Callable[[Kept], bool]
+) -> None:
+    cells = nbformat.read(LAB / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    text = " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
+    assert words in text
+    assert holds(Kept(notebook, run))
+
+
+def test_every_page_that_quotes_a_published_run_is_among_them() -> None:
+    quoting = set()
+    for path in (LAB / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        if any(
+            re.search(r"published\s+(source\s+)?run", cell.source) for cell in cells if cell.cell_type == "markdown"
+        ):
+            quoting.add(path.stem)
+    assert quoting == {notebook for notebook, *_ in QUOTES}
