@@ -256,8 +256,8 @@ def test_results_stand_beside_the_reported_numbers() -> None:
         {"D1": [{"title": "A table", "ours": {"21_fit:d1": ["accuracy", "$key"]}, "rows": rows}]}, RUNS
     )
     text = page.replace("\\", "").replace("\n  - ", " | ")
-    assert "* - first | 0.84 | 0.840 [0.815, 0.865], n = 3 {bdg-success}`✔`\n" in text
-    assert "* - second | ≈ 0.95 | 0.910 [0.885, 0.935], n = 3 {bdg-success}`✔`\n" in text
+    assert "* - first | 0.84 | 0.840 [0.815, 0.865], n&nbsp;=&nbsp;3 {bdg-success}`✔`\n" in text
+    assert "* - second | ≈ 0.95 | 0.910 [0.885, 0.935], n&nbsp;=&nbsp;3 {bdg-success}`✔`\n" in text
     assert "* - third | falls | {bdg-success}`✔ supported` measured 0.42" in text
     assert "* - fourth | 1.0 | missing\n" in text
     assert "Ours, from [21_fit:d1](#run-21-fit-d1) (at D2's own settings · MNIST" in text
