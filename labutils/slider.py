@@ -114,8 +114,10 @@ def slider(
     figure.draw_without_rendering()
     box = figure.get_tightbbox().padded(0.1)
     pictures = []
+    # The layout is settled: while the slider moves, the axes stay where they are. Without the setting, matplotlib would
+    # take None for "as the style says", and savefig would put that engine back.
     with mpl.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)  # settled: while the slider moves, the axes stay where they are
+        figure.set_layout_engine(None)
         for value in chosen:
             draw(value)
             buffer = io.BytesIO()
