@@ -193,12 +193,6 @@ QUOTES: list[tuple[str, str, str, Callable[[Kept], bool]]] = [
         lambda kept: round(kept["ridge-d1-batch-size"], 2) == 0.46,
     ),
     (
-        "45_sharpness",
-        "mnist",
-        "eigenvalue and the trace were smaller where the gap was larger, the relative sharpness was larger",
-        lambda kept: max(kept["gap-largest-eigenvalue"], kept["gap-trace"]) < 0 < kept["gap-relative-sharpness"],
-    ),
-    (
         "53_similarity_sanity_check",
         "d3",
         "linear CKA finds more than four of five layers and SVCCA almost none",
