@@ -20,7 +20,7 @@ from scipy import special
 
 CONFIDENCE = 0.95  # coverage of all intervals
 
-_MOST_CORRELATED = 0.999  # a correlation beyond counts as this one: Fisher's z of 1 is infinite
+_MOST_CORRELATED = 0.999  # beyond, correlations are taken as they are: Fisher's z of 1 is infinite
 _MOST_SEEDS = 10_000
 
 
@@ -138,9 +138,10 @@ def _clopper_pearson(share: float, n: int) -> tuple[float, float]:
 def correlation_interval(values: ArrayLike) -> Interval:
     """Return the mean of correlations (n,), one a seed, with its interval: Student's t on Fisher's z = atanh r.
 
-    The estimate is tanh of the mean z. Beyond ±0.999 a correlation counts as ±0.999: at ±1 z is infinite, and one such
-    seed would outweigh all others. To judge one beyond, take `ratio_interval` of 1 − r. Values without spread on this
-    scale have their median, and an interval of no width.
+    The estimate is tanh of the mean z. Ranks of few settings may agree completely: where a correlation is beyond
+    ±0.999, whose z would outweigh all others, it is the mean of the correlations themselves, with Student's t on them,
+    cut at ±1. To judge one so near to 1, take `ratio_interval` of 1 − r. Values without spread on this scale have their
+    median, and an interval of no width.
 
     Raises:
         ValueError: As `mean_interval`, and if a value is not between −1 and 1.
@@ -149,10 +150,11 @@ def correlation_interval(values: ArrayLike) -> Interval:
         Fisher (1915, 1921).
 
     Example:
-        >>> print(correlation_interval([0.9, 0.95, 1.0, 0.8]))
-        0.97 [0.13, 1.00], n = 4
+        >>> print(correlation_interval([0.9, 0.95, 0.99, 0.8]), correlation_interval([0.9, 0.95, 1.0, 0.8]), sep="; ")
+        0.94 [0.61, 0.99], n = 4; 0.91 [0.78, 1.00], n = 4
     """
-    return _on_a_scale(values, _fisher_z, tanh)
+    scale = _scale_of_correlations(values)
+    return _on_a_scale(_correlations(values), scale, tanh if scale is _fisher_z else lambda r: min(max(r, -1.0), 1.0))
 
 
 def _on_a_scale(
@@ -167,10 +169,18 @@ def _on_a_scale(
 
 
 def _fisher_z(values: ArrayLike) -> np.ndarray:
+    return np.arctanh(_correlations(values).clip(-_MOST_CORRELATED, _MOST_CORRELATED))
+
+
+def _correlations(values: ArrayLike) -> np.ndarray:
     r = as_array(values).astype(np.float64)
     if (np.abs(r) > 1 + 1e-12).any():  # what rounding may add; NaN is for mean_interval to refuse
         raise ValueError(f"correlations lie between -1 and 1, got {r[np.abs(r) > 1].flat[0]}")
-    return np.arctanh(r.clip(-_MOST_CORRELATED, _MOST_CORRELATED))
+    return r.clip(-1, 1)
+
+
+def _scale_of_correlations(values: ArrayLike) -> Callable[[ArrayLike], np.ndarray]:
+    return _correlations if (np.abs(_correlations(values)) > _MOST_CORRELATED).any() else _fisher_z
 
 
 def ratio_interval(values: ArrayLike) -> Interval:
@@ -239,7 +249,9 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean") -> in
     else:
         if found.n == 1:
             return None
-        scale = {"mean": as_array, "fraction": as_array, "correlation": _fisher_z, "ratio": _logarithms}[kind]
+        scale = (
+            _scale_of_correlations(values) if kind == "correlation" else _logarithms if kind == "ratio" else as_array
+        )
         x, limit = np.asarray(scale(values), dtype=np.float64), float(scale(threshold))
         distance, spread = abs(x.mean() - limit), x.std(ddof=1)
 

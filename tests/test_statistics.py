@@ -145,12 +145,14 @@ def test_correlation_interval_never_leaves_its_range(r):
     assert -1 <= ours.low <= ours.mean <= ours.high <= 1
 
 
-def test_one_correlation_of_one_does_not_outweigh_the_others():
-    ours = correlation_interval([0.8, 1.0, 1.0, 1.0])  # the t interval of r itself is 0.95 ± 0.16
-    assert 0.7 < ours.low < 0.8
-    assert 0.99 < ours.mean < ours.high < 1
-    assert correlation_interval([0.9999, 0.9995, 1.0]).mean == 0.9999
-    assert correlation_interval([1 + 1e-15] * 3).low == pytest.approx(1)
+def test_where_a_correlation_is_one_they_are_taken_as_they_are():
+    values = [0.8, 1.0, 1.0, 1.0]  # Fisher's z of 1 is infinite
+    students = mean_interval(values)
+    assert correlation_interval(values) == Interval(students.mean, students.low, 1.0, 4)
+    assert correlation_interval([-v for v in values]) == Interval(-students.mean, -1.0, -students.low, 4)
+    assert correlation_interval([1.0, 0.9, 1.0]).low > 0  # ranks of three settings: no doubt that they rise
+    assert correlation_interval([1 + 1e-15] * 3) == Interval(1.0, 1.0, 1.0, 3)
+    assert seeds_needed([1.0, 0.5, -0.5], 0.0, "correlation") == seeds_needed([1.0, 0.5, -0.5], 0.0, "mean")
 
 
 @given(x=hnp.arrays(np.float64, st.integers(2, 20), elements=st.floats(1e-6, 1e6)))
