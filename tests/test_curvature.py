@@ -316,6 +316,20 @@ def test_gauss_newton_is_the_hessian_where_residuals_vanish() -> None:
     assert away.min() > -1e-12
 
 
+def test_hessian_of_one_layer_of_relus_is_gauss_newton_and_its_gradient() -> None:
+    """Second derivatives by w and v, and by b and v, are (∂L/∂w)/v and (∂L/∂b)/v; all others are of JᵀJ."""
+    x, y = functions.sample("sinc", 30, -1, 1)
+    x, y, h = x.double(), y.double(), 6
+    for seed in range(4):
+        model = models.mlp((1, h, 1), "relu", seed=seed).double()
+        gradient, expected = derivatives(mse(x, y)(model), list(model.parameters())), curvature.gauss_newton(model, x)
+        w, b, v = torch.arange(3 * h).split(h)
+        for place in (w, b):
+            expected[place, v] += gradient[place] / model[3].weight.detach()[0]
+            expected[v, place] = expected[place, v]
+        torch.testing.assert_close(curvature.hessian(mse(x, y), model), expected)
+
+
 def test_gradient_norm_is_autograds() -> None:
     x, y = points(2500)
     networks = [models.mlp((3, 4, 2), "tanh", seed=s).double() for s in range(3)]
