@@ -322,7 +322,10 @@ def test_hessian_of_one_layer_of_relus_is_gauss_newton_and_its_gradient() -> Non
     x, y, h = x.double(), y.double(), 6
     for seed in range(4):
         model = models.mlp((1, h, 1), "relu", seed=seed).double()
-        gradient, expected = derivatives(mse(x, y)(model), list(model.parameters())), curvature.gauss_newton(model, x)
+        [gradient], expected = (
+            derivatives(mse(x, y)(model), list(model.parameters())),
+            curvature.gauss_newton(model, x),
+        )
         w, b, v = torch.arange(3 * h).split(h)
         for place in (w, b):
             expected[place, v] += gradient[place] / model[3].weight.detach()[0]
