@@ -6,7 +6,7 @@ two. The verdict comes from the 95 % interval that fits the kind of number, and 
     mean         Student's t interval for the mean
     fraction     the same, within 0 to 1: of accuracies, say
     share        the exact (Clopper-Pearson) interval for the share of seeds in which something happens
-    correlation  Fisher's z: the t interval of atanh, taken back
+    correlation  Fisher's z: the t interval of atanh, taken back; as a mean, within -1 to 1, where one is -1 or 1
     ratio        the t interval of the logarithms, taken back: a geometric mean
 
 *Supported* means that the whole interval meets the need, *not supported* that no part of it does, and *inconclusive*
