@@ -397,7 +397,7 @@ def _ours(table: Mapping[str, Any], reported: str, found: list[float] | Metrics 
     told = plain(f"{found[0]:.3g}" if len(found) == 1 else INTERVALS[kind](found))
     told = told.replace(r"n \= ", "n&nbsp;=&nbsp;")  # not broken over two lines
     compared = compare(reported, found, kind, table.get("within")) if table.get("compare", True) else ""
-    return f"{told} {_COMPARED.get(compared, '')}"
+    return f"{told} {_COMPARED.get(compared, '')}".rstrip()
 
 
 def ours(
