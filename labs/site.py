@@ -24,6 +24,7 @@ from typing import Any
 import filelock
 import nbformat
 import yaml
+from nbformat import NotebookNode
 
 from labs import freshness, pages, runner, teaching
 from labs.runner import LabsError, Notebook, Project
@@ -37,6 +38,7 @@ MOST_LINES_TOLD = 60
 BENCHMARKS = "benchmarks"
 REPORTED = "reported.yaml"
 SOURCE_PAGES = "sphinx.ext.viewcode"
+SHOW_SOURCE_RUNS = "run.source_runs()"  # a cell that shows what is published
 LONG = 20  # lines of code; a longer cell is folded
 # MathJax out of this package makes formulas work without internet; without it the pages load MathJax from the web.
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
@@ -130,9 +132,8 @@ def collect(project: Project, results: Path, answers: bool = True) -> dict[str, 
             changed = f" ({', '.join(status.changed)} changed)" if status.changed else ""
             raise LabsError(f"{run.label} is {status.state}{changed}: run it before the book is built")
         folder = run.folder(results)
-        files[f"notebooks/{run.notebook.name}.ipynb"] = notebook_page(
-            folder / "notebook.ipynb", run.notebook.name, answers
-        )
+        now = with_outputs(run.notebook, folder / "notebook.ipynb", project.root)
+        files[f"notebooks/{run.notebook.name}.ipynb"] = notebook_page(now, run.notebook.name, answers)
         quick[run.notebook.name] = pages.read(folder / "metrics.json")
     runs = pages.source_runs(project.root, notebooks)
     texts = {
@@ -213,9 +214,29 @@ def _stamp(project: Project, files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(json.dumps([tools, parts], sort_keys=True).encode()).hexdigest()
 
 
-def notebook_page(path: Path, name: str, answers: bool = True) -> bytes:
+def with_outputs(notebook: Notebook, executed: Path, root: Path) -> NotebookNode:
+    """Return a notebook with the texts that it has now, the outputs of its run, and the source runs published now.
+
+    Texts and published runs outdate no result, and may be newer than it.
+    """
+    from labutils import published
+
+    now, run = (nbformat.read(path, as_version=4) for path in (notebook.path, executed))
+    code = [cell for cell in run.cells if cell.cell_type == "code"]
+    known = {cell.source: cell for cell in code} | {cell.id: cell for cell in code}
+    runs = published.load(root, notebook.name)
+    shown = published.SourceRuns(tuple(runs), tuple(published.choose(runs)))
+    for cell in now.cells:
+        if cell.cell_type == "code" and (made := known.get(cell.id) or known.get(cell.source)):
+            cell.update(outputs=made.outputs, execution_count=made.execution_count)
+            if cell.source == SHOW_SOURCE_RUNS:
+                for output in cell.outputs:
+                    output["data"] = {"text/html": shown._repr_html_(), "text/plain": repr(shown)}
+    return now
+
+
+def notebook_page(notebook: NotebookNode, name: str, answers: bool = True) -> bytes:
     """Return an executed notebook as the site shows it: figures numbered, answers and long code folded."""
-    notebook = nbformat.read(path, as_version=4)
     if not answers:
         from labs import release
 

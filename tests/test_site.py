@@ -14,7 +14,7 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from labs import pages, runner, site
 from labs.runner import LabsError, Project
@@ -462,13 +462,42 @@ SOLUTION = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x  # the-answ
 CHECK = "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(3) == 6  # the-hidden-one\n### END HIDDEN TESTS"
 
 
-def test_figures_get_a_number_and_their_text_as_caption(tmp_path: Path) -> None:
+def test_texts_and_published_runs_are_those_of_now_outputs_those_of_the_run(tiny_book: TinyLab) -> None:
+    """Neither outdates a result: who mends a sentence, or publishes a run, need not compute anything again."""
+    code = "class Run:\n    def source_runs(self):\n        return 'as it was'\n\n\nrun = Run()\nprint(n)"
+    path = tiny_book.add("21_fit", code, "run.source_runs()")
+    assert runner.execute(tiny_book.project, [tiny_book.run("21_fit")], tiny_book.results)[0].state == "done"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source += " A sentence of today."
+    notebook.cells[2].source += "  # a comment of today"
+    notebook.cells.insert(1, new_markdown_cell("A new cell."))
+    nbformat.write(notebook, path)
+    tiny_book.name_runs({"21_fit": {"d1": {"about": {"document": "D1"}, "n": 4}}})
+    folder = tiny_book.root / "book" / "results" / "21_fit" / "d1"
+    folder.mkdir(parents=True)
+    about = {"parameters": {"n": 4}, "claims": [], "figures": [], "time": {"started": "2026-11-20T10:00:00+00:00"}}
+    (folder / "metrics.json").write_text(json.dumps(about | {"provenance": {"data": []}}))
+    assert tiny_book.state("21_fit").state == "done"
+    shown = nbformat.reads(site.collect(tiny_book.project, tiny_book.results)["notebooks/21_fit.ipynb"].decode(), 4)
+    assert shown.cells[0].source.endswith("A sentence of today.")
+    assert shown.cells[1].source == "A new cell."
+    assert shown.cells[3].source.endswith("# a comment of today")
+    assert [output.text for output in shown.cells[3].outputs] == ["3\n"]
+    [source_runs] = shown.cells[4].outputs
+    assert "<strong>d1</strong>: at D1's own settings" in source_runs.data["text/html"].replace("&#x27;", "'")
+    assert "as it was" not in str(source_runs)
+    notebook.cells[3].update(source=code, id="another")
+    nbformat.write(notebook, path)
+    shown = nbformat.reads(site.collect(tiny_book.project, tiny_book.results)["notebooks/21_fit.ipynb"].decode(), 4)
+    assert [output.text for output in shown.cells[3].outputs] == ["3\n"]
+
+
+def test_figures_get_a_number_and_their_text_as_caption() -> None:
     picture = {"text/html": "<img src='x' alt='A line.'>", "text/plain": "Figure loss: A <line>."}
     slider = picture | {"text/plain": f"Slider over step: {picture['text/plain']}"}
     outputs = [new_output("display_data", data) for data in (picture, slider)]
     cell = new_code_cell("run.figure(f, 'loss', alt='A line.')", outputs=outputs)
-    nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebook.ipynb")
-    shown = nbformat.reads(site.notebook_page(tmp_path / "notebook.ipynb", "21_fit").decode(), as_version=4)
+    shown = nbformat.reads(site.notebook_page(new_notebook(cells=[cell]), "21_fit").decode(), as_version=4)
     texts = [output.data["text/html"] for output in shown.cells[0].outputs]
     assert all(f"<b>Figure 21.{n}</b> A &lt;line&gt;.</figcaption>" in text for n, text in enumerate(texts, 1))
 
