@@ -223,6 +223,7 @@ def with_outputs(notebook: Notebook, executed: Path, root: Path) -> NotebookNode
 
     now, run = (nbformat.read(path, as_version=4) for path in (notebook.path, executed))
     code = [cell for cell in run.cells if cell.cell_type == "code"]
+    now.metadata = run.metadata  # the kernel says how code is colored
     known = {cell.source: cell for cell in code} | {cell.id: cell for cell in code}
     runs = published.load(root, notebook.name)
     shown = published.SourceRuns(tuple(runs), tuple(published.choose(runs)))
