@@ -131,6 +131,12 @@ def test_a_right_answer_in_other_words_passes(key: str, source: str, desks: Call
     desks(key).check_text(source)
 
 
+@pytest.mark.parametrize(("key", "source"), answers("REFUSED"))
+def test_what_an_exercise_does_without_is_refused(key: str, source: str, desks: Callable[[str], Desk]) -> None:
+    with pytest.raises(AnswerUsedError, match="this exercise asks you to write what"):
+        desks(key).check_text(source)
+
+
 # --- Their form ---------------------------------------------------------------------------------------------------
 
 

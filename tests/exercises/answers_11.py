@@ -25,7 +25,7 @@ MISTAKES = [
     ("batch-gradients", "return dW, db", "return db, dW", r"dL/db\[3\] of 3 layers, 4 examples: shape"),
     ("conv-gradients", "delta.sum((0, 2, 3)),", "delta.mean((0, 2, 3)),", "dL/db: .*the mean, not the sum"),
     ("conv-gradients", "delta.sum((0, 2, 3)),", "delta.sum((2, 3)).mean(0),", "the mean over the images, not the sum"),
-    ("conv-gradients", "dx[window] +=", "dx[window] =", "dL/dx: .*overlapping windows overwrite each other"),
+    ("conv-gradients", "dx[window] +=", "dx[window] =", "dL/dx: .*does each of its shares count"),
     ("conv-gradients", "d_kernel[:, :, u, v] =", "d_kernel[:, :, -1 - u, -1 - v] =", "dL/dK: .*the kernel is flipped"),
     ("conv-gradients", "weights = kernel[:", "weights = kernel.flip(2, 3)[:", "dL/dx: .*flipped once too often"),
     ("conv-gradients", ", delta, x[window])", ", delta, x[window]) / len(x)", "dL/dK: .*over the images, not the sum"),
@@ -116,6 +116,36 @@ def conv_gradients(x, kernel, delta):
     d_kernel = (errors @ windows.mT).sum(0).view(kernel.shape)
     dx = F.fold(kernel.flatten(1).T @ errors, x.shape[2:], size)
     return errors.sum((0, 2)), d_kernel, dx
+""",
+    ),
+]
+
+REFUSED = [
+    # exercise, source of an answer that calls what it is to be written without
+    (
+        "delta-recursion",
+        """
+def deltas(W, a, y):
+    z = [w @ below for w, below in zip(W, a)]
+    z = [(z[0] * 0 + a[1].atanh()).requires_grad_()]
+    for w in W[1:]:
+        z.append(w @ z[-1].tanh())
+        z[-1].retain_grad()
+    (y - z[-1].tanh()).square().sum().backward()
+    return [one.grad for one in z]
+""",
+    ),
+    (
+        "batch-gradients",
+        """
+def batch_gradients(W, A, Y):
+    W = [w.clone().requires_grad_() for w in W]
+    b, value = [], A[0]
+    for w, above in zip(W, A[1:]):
+        b.append((above.atanh() - value @ w.T).mean(0).detach().requires_grad_())
+        value = (value @ w.T + b[-1]).tanh()
+    (Y - value).square().sum(1).mean().backward()
+    return [w.grad for w in W], [one.grad for one in b]
 """,
     ),
 ]

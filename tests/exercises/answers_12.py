@@ -68,6 +68,12 @@ MISTAKES = [
     ("adam-step", "** t)", "** (t + 1))", "t is counted from 1 already"),
     ("adam-step", "p - lr", "p + lr", "the step goes up"),
     ("adam-step", ", m, v\n", ", m_hat, v_hat\n", "keep m as it is"),
+    (
+        "faulty-loop",
+        "return best_rate, best_model, share_correct(best_model,",
+        "return best_rate, model, share_correct(model,",
+        "weights of the returned network: .*trained with the selected rate",
+    ),
 ]
 
 RIGHT: list[tuple[str, str]] = [

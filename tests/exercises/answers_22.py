@@ -40,6 +40,13 @@ MISTAKES = [
 RIGHT = [
     # exercise, source of a right answer that is written in another way
     (
+        "softmax-floor",  # in float32
+        """
+def softmax_floor(classes):
+    return torch.log(1 + (classes - 1) / torch.exp(torch.tensor(1.0)))
+""",
+    ),
+    (
         "softmax-floor",
         """
 def softmax_floor(classes):

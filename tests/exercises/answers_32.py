@@ -47,6 +47,15 @@ MISTAKES = [
     ),
     ("squared-norm-gradient", ', "materialize_grads": True', "", "Ask for zeros there"),
     ("squared-norm-gradient", "parameters, materialize_grads=True)", "parameters)", "Ask for zeros there"),
+    (
+        "squared-norm-gradient",
+        "    products =",
+        "    from torch.autograd import grad\n"
+        "    for p in parameters:\n"
+        "        grad(half, p, retain_graph=True, materialize_grads=True)\n"
+        "    products =",
+        "is called 6 times: two will do",
+    ),
     ("squared-norm-gradient", "return half, ", "return ", "return two things"),
 ]
 

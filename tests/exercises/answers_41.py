@@ -50,6 +50,9 @@ MISTAKES = [
 """,
         "about equally likely",
     ),
+    ("settled-epoch", "if len(below) else 0", "if len(below) else len(epochs)", "from the beginning: NaN, expected 3"),
+    ("settled-epoch", "if first < len(epochs)", "if first < 3", "it stays from epoch .* but you say NaN"),
+    ("mislabel", "torch.randint(1, classes,", "torch.randint(1, int(labels.max()) + 1,", "about equally likely"),
 ]
 
 RIGHT: list[tuple[str, str]] = [

@@ -94,3 +94,14 @@ def probability_jacobian(z, jacobian):
 """,
     ),
 ]
+
+REFUSED = [
+    # exercise, source of an answer that calls what it is to be written without
+    (
+        "probability-jacobian",
+        """
+def probability_jacobian(z, jacobian):
+    return torch.func.vmap(torch.func.jacrev(lambda one: one.softmax(0)))(z) @ jacobian
+""",
+    ),
+]

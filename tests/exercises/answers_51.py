@@ -11,13 +11,13 @@ MISTAKES = [
     (
         "pair-targets",
         "(labels[:, None] == torch.tensor(pair)).float()",
-        "F.one_hot((labels == max(pair)).long(), 2)",
+        "F.one_hot((labels == max(pair)).long(), 2).float()",
         "column 0 belongs to the first digit",
     ),
     (
         "pair-targets",
         "(labels[:, None] == torch.tensor(pair)).float()",
-        "F.one_hot((labels == pair[1]).long())",
+        "F.one_hot((labels == pair[1]).long()).float()",
         r"shape \(\d, 1\), expected \(\d, 2\)",
     ),
     ("two-groups", '"lr": readout', '"lr": rest', "the last layer has the rate of the rest"),
@@ -32,6 +32,7 @@ MISTAKES = [
     ("centered-alignment", " ** 2 / norms", " / norms", "the square in the numerator is missing"),
     ("centered-alignment", "F.one_hot(labels)", "labels[:, None]", "class numbers, not one-hot"),
     ("centered-alignment", "F.one_hot(labels)", "(labels[:, None] > 0)", "classes .*expected"),
+    ("pair-targets", ".float()", "", "bool, expected floating-point numbers"),
 ]
 
 RIGHT: list[tuple[str, str]] = [

@@ -112,3 +112,15 @@ def pearson_interval(x, y):
 """,
     ),
 ]
+
+REFUSED = [
+    # exercise, source of an answer that calls what it is to be written without
+    (
+        "pearson-interval",
+        """
+def pearson_interval(x, y):
+    found = stats.pearsonr(x, y)
+    return found.statistic, *found.confidence_interval()
+""",
+    ),
+]
