@@ -79,7 +79,7 @@ def gradient_norm(models: Models | Stack, x: Tensor, y: Tensor, loss: str = "mse
     for xb, yb in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
         models.backward(xb, yb, loss)
         total += models.gradients * (len(xb) / len(x))
-    return total.norm(dim=1).double().cpu().numpy()
+    return torch.linalg.vector_norm(total, dim=1, dtype=torch.float64).cpu().numpy()
 
 
 def hessian(loss: Loss, models: Models) -> Tensor:

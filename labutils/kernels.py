@@ -122,7 +122,7 @@ def _center(label: str, x: Tensor, dtype: torch.dtype, center: bool) -> Centered
         mean = x.mean(0)
         x -= mean
         x -= x.mean(0)  # what the mean's own rounding left, which counts where it is large
-    norm = torch.linalg.vector_norm(x).item()
+    norm = sqrt(sum_of_squares(x))
     layer = Centered(label, x, mean, norm, info)
     if norm <= layer.eps * sqrt(len(x)) * torch.linalg.vector_norm(mean).item():  # all is rounding
         return replace(layer, x=x.zero_(), norm=0.0)
@@ -154,17 +154,17 @@ def as_tensor(value: Any) -> Tensor:
         >>> as_tensor([1.0, 2.0])
         tensor([1., 2.], dtype=torch.float64)
     """
-    return value.detach() if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
+    return value.detach() if isinstance(value, Tensor) else torch.tensor(np.ascontiguousarray(value))
 
 
 def sum_of_squares(x: Tensor) -> float:
-    """Return ‖x‖²_F.
+    """Return ‖x‖²_F. (Torch's sums are made in pairs; its norms are not, and lose digits over millions of entries.)
 
     Example:
         >>> sum_of_squares(torch.tensor([3.0, 4.0]))
         25.0
     """
-    return float(torch.linalg.vector_norm(x).item()) ** 2
+    return float(x.square().sum().item())
 
 
 def gram_norm2(x: Tensor) -> float:
@@ -247,13 +247,17 @@ def rbf_rows(layer: Centered, sigma: float) -> Rows:
         d2[:, : end - start].fill_diagonal_(0)
         return d2
 
-    above = []
+    above, filled = torch.empty(n * (n - 1) // 2, dtype=x.dtype), 0
     for start in range(0, n, _STRIP):
         strip = distances2(start, min(start + _STRIP, n))
-        above.append(strip[torch.ones_like(strip, dtype=torch.bool).triu_(1)].cpu().numpy())
+        part = strip[torch.ones_like(strip, dtype=torch.bool).triu_(1)]
+        above[filled : filled + len(part)] = part
+        filled += len(part)
     # Of all n² squared distances n are 0, and each other one is there twice: the median, from one half of them.
     ranks = [max(0, (rank - n) // 2) for rank in ((n * n - 1) // 2, n * n // 2)]
-    median = np.partition(np.concatenate(above), ranks)[ranks].mean()
+    distances = above.numpy()
+    distances.partition(ranks)
+    median = distances[ranks].mean()
     if n == 2:
         median /= 2  # of 0, 0, d², d²
     if median == 0:

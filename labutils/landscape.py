@@ -106,7 +106,8 @@ def barrier(alphas: ArrayLike, losses: ArrayLike) -> float | np.ndarray:
         The height, a number or (K,); 0 where the loss nowhere exceeds the line.
 
     Source:
-        Frankle et al. (2020), Linear mode connectivity, section 2.
+        Entezari et al. (2022), The role of permutation invariance in linear mode connectivity, section 2. (Frankle et
+        al., 2020, subtract the mean of the ends from the highest value: the same for ends of equal loss.)
 
     Example:
         >>> barrier([0, 0.5, 1], [0.1, 0.9, 0.3])
@@ -330,7 +331,6 @@ def loss_surface(
     origin: Tensor | None = None,
     loss: str = "cross_entropy",
     device: str | torch.device = "cpu",
-    progress: bool | None = None,
 ) -> Surface:
     """Compute the loss on a plane, at origin + a · first direction + b · second direction.
 
@@ -343,7 +343,6 @@ def loss_surface(
         origin: weights (P,), such as the mean of `path_pca`; None takes the network's own.
         loss: "cross_entropy" or "mse".
         device: where to compute.
-        progress: whether to show a bar; None shows one where somebody watches.
 
     Raises:
         ValueError: directions or origin do not fit the network, or positions are not finite.
@@ -370,7 +369,7 @@ def loss_surface(
     across = torch.as_tensor(b).to(weights).view(-1, 1, 1) * second  # (B, 1, P)
     # A plane of a large network would not fit the memory at once.
     rows = across.split(max(1, _PLANE_BYTES // (along.numel() * along.itemsize)))
-    bar = tqdm(rows, unit="part", disable=not (watched() if progress is None else progress), leave=False)
+    bar = tqdm(rows, unit="part", disable=not watched(), leave=False)
     parts = [evaluate_weights(model, along + row, data, loss=loss, device=device, progress=False) for row in bar]
     losses, accuracies = (np.concatenate(values) for values in zip(*parts, strict=True))
     return Surface(a, b, losses, accuracies)

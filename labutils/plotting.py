@@ -179,7 +179,8 @@ def lines(
         by both (name, value).
 
     Raises:
-        ValueError: If a column is missing, or something varies on a line that needs a hue, style or col.
+        ValueError: If a column is missing, or has missing values where it tells lines or panels apart; more than four
+            styles; or something varies on a line that needs a hue, style or col.
 
     Example:
         >>> frame = pd.DataFrame({"epoch": [0, 1] * 2, "loss": [2, 1, 3, 2], "network": ["a", "a", "b", "b"]})
@@ -189,6 +190,8 @@ def lines(
         >>> plt.close(figure)
     """
     kinds = _values_of(frame, style)
+    if len(kinds) > len(LINES):
+        raise ValueError(f"{style} has {len(kinds)} values: nobody tells more than {len(LINES)} kinds of lines apart")
     figure, axes, parts = _panels_of(frame, x, y, col, log, labels, options, [hue, style])
     palette = palette or colors(_values_of(frame, hue))
     units = [one for one in ([unit] if isinstance(unit, str) else unit) if one in frame]
@@ -206,15 +209,16 @@ def lines(
                     f"_{label}" if hue and number else label,
                     color=palette[value] if hue else COLORS[number],
                     band=band,
-                    linestyle=list(LINES.values())[number % len(LINES)],
+                    linestyle=list(LINES.values())[number],
                     shade=0.0 if hue and number else 0.2,  # bands upon bands hide each other
                 )
     dashes = [f"{word}: {_named(style, kind)}" for word, kind in zip(LINES, kinds, strict=False) if hue and style]
-    told = [band_note(parts[0][0]), ", ".join(dashes)]
+    notes = {band_note(ax) for ax, _, _ in parts} - {""}
+    told = [*(notes if len(notes) == 1 else ()), ", ".join(dashes)]
     if note := "; ".join(filter(None, told)):
         size = mpl.rcParams["font.size"] - 1.5
         figure.suptitle(note, x=0.01, ha="left", fontsize=size, fontweight="normal", color=MUTED)
-    label_lines(*(ax for ax, _, _ in parts), note=False)
+    label_lines(*(ax for ax, _, _ in parts), note=len(notes) > 1)
     return figure, axes
 
 
@@ -466,9 +470,13 @@ def _values_of(frame: pd.DataFrame, column: str | None) -> list[Any]:
         return [None]
     _check_columns(frame, column)
     values = frame[column]
+    if values.isna().any():
+        raise ValueError(
+            f"{column} is missing (None or NaN) in {values.isna().sum()} rows: give it a value or drop them"
+        )
     if isinstance(values.dtype, pd.CategoricalDtype):
         return [value for value in values.cat.categories if (values == value).any()]
-    known = list(values.dropna().unique())
+    known = list(values.unique())
     return sorted(known) if pd.api.types.is_numeric_dtype(values) and values.dtype != bool else known
 
 
@@ -564,9 +572,9 @@ def _fit_numbers(ax: Axes) -> None:
         return
     values = ax.get_images()[0].get_array()
     counts, room = np.issubdtype(values.dtype, np.integer), 0.9 * _cell_width(ax) / _CHARACTER
-    texts = ["" if value is np.ma.masked else format(value, "d" if counts else ".2f") for value in values.flat]
+    texts = ["" if value is np.ma.masked else format(value, "d" if counts else "z.2f") for value in values.flat]
     if not counts and room / max(map(len, texts)) < 9:
-        texts = [re.sub(r"^(-?)0\.", r"\1.", "1.0" if text == "1.00" else text) for text in texts]
+        texts = [text[:-1] if text in ("1.00", "-1.00") else re.sub(r"^(-?)0\.", r"\1.", text) for text in texts]
     size = min(10.0, room / (max(map(len, texts)) or 1))
     for cell, text in zip(cells, texts, strict=True):
         if size >= 6:

@@ -178,7 +178,7 @@ def _check(model: nn.Module, x: Tensor, layers: Sequence[str] | None, batch_size
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size = {batch_size!r}: must be a whole number, 1 or more")
     if layers is None:
-        return {name: layer for name, layer in model.named_modules() if not any(layer.children())}
+        return {name: layer for name, layer in model.named_modules() if not list(layer.children())}
     if isinstance(layers, str):
         raise ValueError(f"layers must be a list of names, as in [{layers!r}]")
     known = dict(model.named_modules(remove_duplicate=False))

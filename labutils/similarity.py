@@ -357,7 +357,8 @@ def layer_matching_accuracy(
     corresponding one. A tie (within 1e-6) is no match. A measure that is not symmetric uses (S + Sᵀ) / 2.
 
     Args:
-        networks: two or more networks' representations by layer name, as for `similarity_matrix`, with the same names.
+        networks: two or more networks' representations by layer name, as for `similarity_matrix`, with the same names;
+            three or more for the result's effects and interval.
         measure: as for `similarity_matrix`.
         exclude: layers that are neither matched nor candidates, usually the logits; their similarities are reported.
         **options: options of the measure.

@@ -238,8 +238,9 @@ def seeds_needed(values: ArrayLike, threshold: float, kind: Kind = "mean") -> in
     """
     if kind not in INTERVALS:
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join(map(repr, INTERVALS))}")
-    if not isfinite(threshold):
-        raise ValueError(f"threshold = {threshold}: must be a finite number")
+    low, high = {"fraction": (0, 1), "share": (0, 1)}.get(kind, (-inf, inf))
+    if not (isfinite(threshold) and low <= threshold <= high):
+        raise ValueError(f"threshold = {threshold}: no {kind} can lie there")
     found = INTERVALS[kind](values)  # checks the values
     if kind == "share":
 

@@ -123,6 +123,15 @@ def test_a_heatmap_shows_its_numbers_names_and_scale():
     assert not any(line.get_visible() for line in ax.get_xgridlines())
 
 
+def test_a_heatmap_writes_no_negative_zero_and_ones_as_short_as_it_can():
+    _, ax = panels()
+    heatmap(ax, pd.DataFrame([[-0.004, 0.3]]), "r")
+    assert [text.get_text() for text in ax.texts] == ["0.00", "0.30"]
+    _, ax = panels()
+    heatmap(ax, pd.DataFrame(np.full((14, 14), -1.0)), "r")
+    assert {text.get_text() for text in ax.texts} == {"-1.0"}
+
+
 def test_numbers_in_cells_can_be_read():
     _, ax = panels()
     table = pd.DataFrame(np.linspace(0, 1, 24).reshape(4, 6))
@@ -206,6 +215,33 @@ def sweep(**settings: list) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows)
     return frame.assign(accuracy=1 / (1 + frame.loss))
+
+
+def test_lines_says_of_each_panel_what_it_shows_where_they_differ():
+    frame = pd.DataFrame(
+        [(p, s, e, 1 + s + e) for p, n in (("a", 4), ("b", 3)) for s in range(n) for e in (0, 1)],
+        columns=["part", "seed", "epoch", "loss"],
+    )
+    figure, axes = plotting.lines(frame, x="epoch", y="loss", col="part")
+    notes = {name: [t.get_text() for t in ax.texts if t.get_gid() == "band note"] for name, ax in axes.items()}
+    assert notes == {"a": ["Median and range of 4 runs"], "b": ["Median and range of 3 runs"]}
+    assert figure.get_suptitle() == ""
+    figure, axes = plotting.lines(frame[frame.seed < 3], x="epoch", y="loss", col="part")
+    assert figure.get_suptitle() == "Median and range of 3 runs"
+    assert not any(text.get_gid() == "band note" for ax in axes.values() for text in ax.texts)
+
+
+@pytest.mark.parametrize("draw", [plotting.lines, plotting.points])
+def test_what_tells_lines_apart_must_have_a_value_in_every_row(draw):
+    frame = pd.DataFrame({"epoch": [0, 1] * 2, "loss": [2, 1, 3, 2], "schedule": [None, None, "step", "step"]})
+    with pytest.raises(ValueError, match=r"schedule is missing .* in 2 rows"):
+        draw(frame, x="epoch", y="loss", hue="schedule")
+
+
+def test_a_fifth_kind_of_line_is_refused():
+    frame = pd.DataFrame({"epoch": [0, 1] * 5, "loss": range(10), "part": np.repeat(list("abcde"), 2)})
+    with pytest.raises(ValueError, match="part has 5 values: nobody tells more than 4 kinds of lines apart"):
+        plotting.lines(frame, x="epoch", y="loss", style="part")
 
 
 def test_lines_draws_a_median_and_a_band_over_seeds_for_each_hue():

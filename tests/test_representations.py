@@ -251,3 +251,16 @@ def test_labels_that_do_not_fit(y: torch.Tensor, message: str) -> None:
         extract_gradients(models.mlp((4, 2)), torch.ones(2, 4), y)
     with pytest.raises(ValueError, match=r"output has shape \(2, 4, 8, 8\)"):
         extract_gradients(nn.Conv2d(3, 4, 3, padding=1), images(2), torch.tensor([0, 1]))
+
+
+def test_a_block_with_an_empty_shortcut_is_no_layer_of_its_own() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shortcut = nn.Sequential()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.shortcut(x) + 1
+
+    found = extract(nn.Sequential(nn.Linear(2, 2), Block()), torch.zeros(3, 2))
+    assert list(found) == ["0", "1.shortcut"]

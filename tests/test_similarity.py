@@ -670,3 +670,33 @@ def test_what_cannot_be_compared(call: object, message: str) -> None:
 def test_an_option_of_another_measure_is_refused() -> None:
     with pytest.raises(TypeError, match="debiased"):
         similarity_matrix({"1": FINE}, {"1": FINE}, "svcca", debiased=True)
+
+
+# --- Digits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1000, 500), (4000, 1000)])
+def test_many_float32_values_lose_no_digits(shape: tuple[int, int]) -> None:
+    """Sums of millions of squares: one after another, they would be off by 1e-5 to 3e-4."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).relu()
+    y = x + 0.3 * torch.randn(shape, generator=generator)
+    assert cka(x, x) == pytest.approx(1, abs=1e-6)
+    assert cka(x, y) == pytest.approx(cka(x.double(), y.double()), abs=1e-6)
+    assert procrustes(x[:, :64], y[:, :64]) == pytest.approx(
+        procrustes(x[:, :64].double(), y[:, :64].double()), abs=1e-6
+    )
+
+
+def test_layers_that_are_equally_similar_are_no_match() -> None:
+    """The second layer is the first with every unit twice: neither is the more similar one."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(3000, 200, generator=generator) for _ in range(2)]
+    networks = [{"1": x, "2": x.repeat(1, 2)} for x in layers]
+    for measure in ("cka", "procrustes"):
+        assert layer_matching_accuracy(networks, measure).accuracy == 0
+
+
+def test_an_array_may_run_backward() -> None:
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    assert cka(x[::-1], x[::-1].copy()) == pytest.approx(1)

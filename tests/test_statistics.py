@@ -262,6 +262,8 @@ def test_seeds_needed_says_where_no_number_would_do():
         (([1.0, 2.0], 0.0, "median"), "unknown kind 'median'; there are 'mean'"),
         (([1.0, 2.0], 0.0, "ratio"), "positive, got 0.0"),
         (([0.1, 0.2], 2.0, "correlation"), "between -1 and 1, got 2.0"),
+        (([0.1, 0.2], 2.0, "fraction"), "threshold = 2.0: no fraction can lie there"),
+        (([True, False], -0.5, "share"), "threshold = -0.5: no share can lie there"),
         (([1.0, np.nan], 0.0), "NaN"),
     ],
 )
