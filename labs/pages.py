@@ -340,8 +340,8 @@ def results_page(reported: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> 
     lines = [
         "# Results: the documents' numbers and ours",
         "",
-        "Every figure and table of the documents that reports numbers, and every observation that can be looked up, "
-        "beside what our [source runs](#source-runs) give. *Ours* is the mean over the seeds with its 95 % "
+        "The numbers that the figures and tables of the documents report, beside what our [source runs](#source-runs) "
+        "give. *Ours* is the mean over the seeds with its 95 % "
         f"interval. A document mostly trained once, so {_COMPARED['as reported']} says that its number lies where 19 "
         "of 20 further trainings of ours would (the 95 % prediction interval), or as near as the table says; otherwise "
         "ours is *higher* or *lower*. Where a source run is *missing*, the line above the table says which. "
@@ -371,7 +371,7 @@ def _reported(table: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> list[s
         for column, number in zip(columns.values(), numbers, strict=True):
             wanted = row if "claim" in row else {"ours": table.get("ours")} | row
             label, found = ours(wanted, row.get("key", index), runs, column)
-            labels[label] = None if found is None else runs[label]
+            labels[label] = runs.get(label)
             mine = _ours(table, number, found)
             cells += [plain(number), mine] if "columns" not in table else [f"{plain(number)}<br>*{mine}*"]
         lines.append([row["what"], *cells])

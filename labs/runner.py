@@ -179,9 +179,9 @@ def _read_runs(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _check_about(about: Any, run: str, runs: Mapping[str, Any], where: str) -> None:
-    kinds = {"document": str, "instead_of": str | list, "answers": bool}
+    kinds = {"document": str, "instead_of": str | list, "answers": bool, "differs": str}
     if not isinstance(about, dict) or not all(isinstance(about[key], kinds.get(key, ())) for key in about):
-        raise LabsError(f"{where}: about takes document, instead_of and answers: true, got {about}")
+        raise LabsError(f"{where}: about takes document, instead_of, differs and answers: true, got {about}")
     others = about.get("instead_of", [])
     for other in [others] if isinstance(others, str) else others:
         if other not in runs or other == run:

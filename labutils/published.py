@@ -34,7 +34,8 @@ class SourceRun:
         instead_of: The runs that it stands in for, in less time.
         answers: Whether it answers the question of its notebook.
         metrics: What its metrics.json holds; empty if it has not been published.
-        differences: Where it differs from the document's own settings, in words.
+        differences: Where it differs from the document's own settings, in words; what runs.yaml says under *differs* is
+            among them: where a document leaves a setting open, or ours is another one on purpose.
     """
 
     notebook: str
@@ -109,7 +110,10 @@ def load(root: Path, notebook: str) -> list[SourceRun]:
         except (OSError, ValueError):
             metrics = {}
         found = metrics.get("parameters", {})
-        told = [_differences(found, settings[one]) for one in about["instead_of"] or (name,)] if metrics else []
+        own = about["instead_of"] or (name,)
+        told = [_differences(found, settings[one]) for one in own] if metrics else []
+        told += [[named[one]["about"]["differs"]] for one in own if "differs" in named[one].get("about", {})]
+        about.pop("differs", None)
         differences = tuple(dict.fromkeys(text for texts in told for text in texts))
         runs.append(
             SourceRun(notebook, name, settings[name], folder, metrics=metrics, differences=differences, **about)

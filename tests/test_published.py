@@ -19,7 +19,7 @@ from labutils.files import layout
 
 LAB = Path(__file__).parents[1]
 ABOUT = {
-    "d1": {"about": {"document": "D1"}, "n_train": 60000, "seeds": 5},
+    "d1": {"about": {"document": "D1", "differs": "a rate of our own"}, "n_train": 60000, "seeds": 5},
     "d2": {
         "about": {"document": "D2", "answers": True},
         **{"n_train": 50000, "epochs": {"a": 25}, "experiments": ["a"], "rates": [1, 2], "augment": True},
@@ -109,7 +109,7 @@ def test_a_shortened_run_says_so_and_by_how_much(root: Path) -> None:
 def test_a_published_run_with_other_settings_than_runs_yaml_says_so(root: Path) -> None:
     publish(root, "d1", seeds=3)
     assert "d1: D1's experiment · " in show(root).text
-    assert "Not as in the document: seeds 3 instead of 5." in show(root).text
+    assert "Not as in the document: seeds 3 instead of 5; a rate of our own." in show(root).text
 
 
 def test_numbers_in_runs_yaml_are_what_the_command_takes_them_for(root: Path) -> None:

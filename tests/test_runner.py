@@ -82,7 +82,7 @@ def test_a_damaged_notebook_is_named(tiny_lab: TinyLab) -> None:
         ("11_fit: [a]", "expected {run: {parameter: value}}"),
         ("[11_fit]", "expected {notebook"),
         ("11_fit: {", "is not valid YAML"),
-        ("11_fit: {a: {about: D1}}", "11_fit:a: about takes document, instead_of and answers: true, got D1"),
+        ("11_fit: {a: {about: D1}}", "11_fit:a: about takes document, instead_of, differs and answers: true, got D1"),
         ("11_fit: {a: {about: {answers: 1}}}", "11_fit:a: about takes"),
         ("11_fit: {a: {about: {doc: D1}}}", "11_fit:a: about takes"),
         ("11_fit: {a: {about: {instead_of: [b]}}}", "11_fit:a stands instead_of 'b': it takes another of a"),
