@@ -503,7 +503,7 @@ def _runs(rows: pd.DataFrame, x: str, y: str, units: list[str]) -> tuple[np.ndar
 def _named(column: str | None, value: Any) -> str:
     """Return a value as a reader needs it: a number with the name of its column."""
     return (
-        f"{column} {value:g}"
+        f"{column} {np.format_float_positional(float(f'{value:.6g}'), trim='-')}"  # 0.00001, not 1e-05
         if isinstance(value, int | float | np.number) and not isinstance(value, bool)
         else str(value)
     )
