@@ -245,6 +245,14 @@ def test_a_path_that_leads_nowhere_is_an_error(row: dict[str, Any]) -> None:
         pages.ours({"what": "x"} | row, 0, RUNS)
 
 
+def test_a_row_that_a_published_run_lacks_is_missing_and_the_run_is_not() -> None:
+    path = ["table", {"take": "loss", "where": {"rate": "$key"}}]
+    rows = [{"what": str(rate), "reported": "1.0", "key": rate} for rate in (0.1, 1.0)]
+    page = pages.results_page({"D1": [{"title": "A table", "ours": {"21_fit:d1": path}, "rows": rows}]}, RUNS)
+    assert page.count("missing\n") == 1
+    assert "not published" not in page
+
+
 def test_results_stand_beside_the_reported_numbers() -> None:
     rows = [
         {"what": "first", "reported": "0.84"},
