@@ -155,7 +155,7 @@ class Measurements:
         """Measure, if it is time to."""
         if epoch in self.every if isinstance(self.every, Collection) else epoch % self.every == 0:
             if isinstance(self.function, Mapping):
-                columns = [torch.as_tensor(measure(epoch, stack)).double() for measure in self.function.values()]
+                columns = [torch.as_tensor(measure(epoch, stack)).double().cpu() for measure in self.function.values()]
                 value = torch.stack(columns, dim=-1)
             else:
                 value = self.function(epoch, stack)

@@ -154,7 +154,7 @@ def as_tensor(value: Any) -> Tensor:
         >>> as_tensor([1.0, 2.0])
         tensor([1., 2.], dtype=torch.float64)
     """
-    return value.detach() if isinstance(value, Tensor) else torch.tensor(np.ascontiguousarray(value))
+    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
 
 
 def sum_of_squares(x: Tensor) -> float:

@@ -700,3 +700,11 @@ def test_layers_that_are_equally_similar_are_no_match() -> None:
 def test_an_array_may_run_backward() -> None:
     x = np.random.default_rng(0).normal(size=(9, 4))
     assert cka(x[::-1], x[::-1].copy()) == pytest.approx(1)
+
+
+def test_what_stands_for_a_tensor_keeps_its_shape() -> None:
+    for value, shape in ((5.0, ()), ([1.0, 2.0], (2,)), (np.zeros((3, 2))[:, ::-1], (3, 2))):
+        assert kernels.as_tensor(value).shape == shape
+    value = np.arange(3.0)
+    kernels.as_tensor(value).add_(1)
+    np.testing.assert_array_equal(value, [0, 1, 2])
