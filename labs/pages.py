@@ -276,7 +276,7 @@ def claims_csv(rows: Iterable[Row]) -> str:
 
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    ours = ("text", "source", "key", "kind", "unit", "needs", "verdict", "reason")
+    ours = ("text", "source", "key", "kind", "unit", "each", "needs", "verdict", "reason")
     interval = ("mean", "low", "high", "n")
     table.writerow(["notebook", "id", "document", "agreement", "run", *ours, *interval, "evidence"])
     for row in rows:

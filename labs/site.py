@@ -225,8 +225,7 @@ def with_outputs(notebook: Notebook, executed: Path, root: Path) -> NotebookNode
     code = [cell for cell in run.cells if cell.cell_type == "code"]
     now.metadata = run.metadata  # the kernel says how code is colored
     known = {cell.source: cell for cell in code} | {cell.id: cell for cell in code}
-    runs = published.load(root, notebook.name)
-    shown = published.SourceRuns(tuple(runs), tuple(published.choose(runs)))
+    shown = published.SourceRuns.of(root, notebook.name)
     for cell in now.cells:
         if cell.cell_type == "code" and (made := known.get(cell.id) or known.get(cell.source)):
             cell.update(outputs=made.outputs, execution_count=made.execution_count)

@@ -53,9 +53,10 @@ class Claim:
     Attributes:
         verdict: "supported", "not supported" or "inconclusive".
         reason: Why this verdict; of an inconclusive one, whether more seeds would help, and about how many.
-        unit: Unit of the measured values, or what they are; of a share, what is counted ("seeds" if empty).
+        unit: Unit of the measured values, or what they are.
         needs: {"above": number}, {"below": number} or {"within": (low, high)}.
         interval: The estimate over the seeds.
+        each: What has one measured value each: "seeds" mostly.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Claim:
     measured: tuple[float | bool, ...]
     interval: Interval
     key: bool = False
+    each: str = "seeds"
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
@@ -91,9 +93,9 @@ class Claim:
             'measured 1.5 [0.3, 2.7] epochs, needs more than 0 · 3 seeds'
         """
         n = self.interval.n
-        end = f" · {n} seed{'s' if n != 1 else ''}"
+        end = f" · {n} {self.each if n != 1 else self.each.removesuffix('s')}"
         if self.kind == "share":
-            found = f"in {sum(self.measured)} of {n} {self.unit or 'seeds'}, a share of {_estimate(self)}"
+            found = f"in {sum(self.measured)} of {n} {self.each}, a share of {_estimate(self)}"
             end = ""
         else:
             a = {"correlation": "a correlation of ", "ratio": "a ratio of "}.get(self.kind, "")
@@ -177,6 +179,7 @@ def judge(
     unit: str = "",
     kind: Kind = "mean",
     key: bool = False,
+    each: str = "seeds",
 ) -> Claim:
     """Decide a claim from one measured value a seed.
 
@@ -191,9 +194,10 @@ def judge(
         above: The claim needs more than this. A share needs more than 0.5 unless told otherwise.
         below: The claim needs less than this.
         within: The claim needs a value from the first to the second, ends included.
-        unit: Unit of the values, such as "epochs", or a few words that say what they are; of a share, what is counted.
+        unit: Unit of the values, such as "epochs", or a few words that say what they are.
         kind: What kind of number was measured; it decides the interval.
         key: Whether it answers the question of the notebook.
+        each: What has one value each, in the plural, where it is not the seeds.
 
     Raises:
         ValueError: If a text is empty, the id no slug, measured not one finite value a seed or outside the range of
@@ -223,9 +227,9 @@ def judge(
         interval = INTERVALS[kind](values)  # knows what its kind of number can be
     except (TypeError, ValueError) as error:
         raise type(error)(f"claim {id!r}: {error}") from None
-    verdict, reason = _decide(kind, values, interval, needs)
+    verdict, reason = _decide(kind, values, interval, needs, each)
     text, source, unit = text.strip(), source.strip(), unit.strip()
-    return Claim(id, text, source, verdict, reason, kind, unit, needs, tuple(values.tolist()), interval, key)
+    return Claim(id, text, source, verdict, reason, kind, unit, needs, tuple(values.tolist()), interval, key, each)
 
 
 def _slug(text: str) -> str:
@@ -287,14 +291,16 @@ def _needs(
     return {which: tuple(edges) if which == "within" else edges[0]}
 
 
-def _decide(kind: Kind, values: np.ndarray, interval: Interval, needs: Mapping[str, Any]) -> tuple[Verdict, str]:
+def _decide(
+    kind: Kind, values: np.ndarray, interval: Interval, needs: Mapping[str, Any], each: str
+) -> tuple[Verdict, str]:
     """Return verdict and reason."""
     [(which, at)] = needs.items()
     edges = np.array(at if which == "within" else [at])
     scale = np.maximum(np.abs(edges), np.abs(values).max())
     rounding = _ROUNDING * np.where(edges == 0, 1.0, scale)
     if interval.n < FEWEST_SEEDS:
-        return "inconclusive", f"too few seeds: a verdict needs at least {FEWEST_SEEDS}"
+        return "inconclusive", f"too few {each}: a verdict needs at least {FEWEST_SEEDS}"
     beyond, short = interval.low > edges + rounding, interval.high < edges - rounding
     if which == "within":
         inside = interval.low >= edges[0] - rounding[0] and interval.high <= edges[1] + rounding[1]
@@ -309,12 +315,12 @@ def _decide(kind: Kind, values: np.ndarray, interval: Interval, needs: Mapping[s
         return "inconclusive", "the effect is at the threshold: all values equal it, but for rounding"
     needed = [seeds_needed(values, edge, kind) for edge in edges]
     if None in needed:
-        return "inconclusive", "the effect is at the threshold: more seeds would not decide at this spread"
+        return "inconclusive", f"the effect is at the threshold: more {each} would not decide at this spread"
     n = max(interval.n + 1, *needed)
     if n > MANY_SEEDS:
         about = f"{round(n, 1 - floor(log10(n))):,}"
-        return "inconclusive", f"the effect is near the threshold: about {about} seeds would decide at this spread"
-    return "inconclusive", f"too few seeds: about {n} would decide at this spread"
+        return "inconclusive", f"the effect is near the threshold: about {about} {each} would decide at this spread"
+    return "inconclusive", f"too few {each}: about {n} would decide at this spread"
 
 
 def _estimate(claim: Claim) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from labutils import parameters
 from labutils.claims import SYMBOLS, Claim
@@ -78,7 +78,8 @@ class SourceRun:
             f"{TITLES.get(name, name)} ({one['train']:,} to train, {one['test']:,} to test)"
             for name, one in data.items()
         ]
-        seeds = sorted({entry["interval"]["n"] for entry in self.metrics.get("claims", [])})
+        claims = self.metrics.get("claims", [])
+        seeds = sorted({entry["interval"]["n"] for entry in claims if entry.get("each", "seeds") == "seeds"})
         if seeds:
             least = f"{seeds[0]} to " if seeds[0] < seeds[-1] else ""
             parts.append(f"{least}{seeds[-1]} {'seed' if seeds[-1] == 1 else 'seeds'}")
@@ -143,6 +144,12 @@ class SourceRuns:
 
     runs: tuple[SourceRun, ...]
     shown: tuple[SourceRun, ...]
+
+    @classmethod
+    def of(cls, root: Path, notebook: str) -> Self:
+        """Return those of a notebook of the project (or a release) `root`."""
+        runs = load(root, notebook)
+        return cls(tuple(runs), tuple(choose(runs)))
 
     def __repr__(self) -> str:
         return "\n".join(_as_text(part) for part in self._parts())

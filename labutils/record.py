@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageChops
 from torch import nn
 
-from labutils import __version__, published
+from labutils import __version__
 from labutils.claims import SLUG, Claim, Claims, judge
 from labutils.drawing import use_style
 from labutils.files import find_project, layout, write_atomically
@@ -189,6 +189,7 @@ class Record:
         unit: str = "",
         kind: Kind = "mean",
         key: bool = False,
+        each: str = "seeds",
         **needs: Any,
     ) -> Claim:
         """Record and show a claim; its verdict is computed from the measured values, see `labutils.claims.judge`.
@@ -201,6 +202,7 @@ class Record:
             unit: Unit of the values, or a few words that say what they are.
             kind: "mean", "fraction", "share", "correlation" or "ratio".
             key: Whether it answers the question of the notebook: such claims stand above the quick run.
+            each: What has one value each, in the plural, where it is not the seeds.
             **needs: `above=` or `below=` a number, or `within=(low, high)`.
 
         Returns:
@@ -209,7 +211,7 @@ class Record:
         Raises:
             ValueError, TypeError: As `labutils.claims.judge`, and if another claim of the run has this id.
         """
-        claim = judge(id, text, source=source, measured=measured, unit=unit, kind=kind, key=key, **needs)
+        claim = judge(id, text, source=source, measured=measured, unit=unit, kind=kind, key=key, each=each, **needs)
         if (earlier := self._claims.get(id)) and earlier.text != claim.text:
             raise ValueError(f"claim id {id!r} is that of {earlier.text!r}: give {claim.text!r} another id")
         self._claims[id] = claim
@@ -222,8 +224,7 @@ class Record:
 
         Those that answer its question (`answers: true` in runs.yaml) stand first, the others are folded up below.
         """
-        runs = published.load(find_project() or Path.cwd(), self.notebook)
-        return SourceRuns(tuple(runs), tuple(published.choose(runs)))
+        return SourceRuns.of(find_project() or Path.cwd(), self.notebook)
 
     def claims(self) -> Claims:
         """Return all claims so far as one table, to be displayed."""

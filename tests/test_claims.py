@@ -202,11 +202,18 @@ def test_a_threshold_reads_as_it_was_given(needs, words):
         ([0.3, 0.4, 0.38], {"unit": "epochs"}, "measured 0.36 [0.23, 0.49] epochs, needs more than 0 · 3 seeds"),
         ([0.36], {"unit": "epochs"}, "measured 0.36 epochs, needs more than 0 · 1 seed · too few seeds: a verdict"),
         ([True] * 7 + [False], {"kind": "share"}, "measured in 7 of 8 seeds, a share of 0.88 [0.47, 1.00], needs more"),
-        ([True] * 7, {"kind": "share", "unit": "networks"}, "measured in 7 of 7 networks, a share of 1.00"),
+        ([True] * 7, {"kind": "share", "each": "networks"}, "measured in 7 of 7 networks, a share of 1.00"),
         ([-0.97, -0.99, -0.98], {"kind": "correlation", "below": -0.5}, "measured a correlation of -0.98"),
         ([2.0, 2.2, 2.1], {"kind": "ratio", "above": 1}, "measured a ratio of 2.1 [1.86, 2.36], needs more than 1 · 3"),
         ([1520, 1490, 1500], {"within": (1400, 1600)}, "measured 1,503 [1,465, 1,541], needs between 1,400 and 1,600"),
         ([2.0, 2.0, 2.0], {}, "measured 2 [2, 2], needs more than 0 · 3 seeds"),
+        ([2.0, 2.0, 2.0], {"each": "points"}, "measured 2 [2, 2], needs more than 0 · 3 points"),
+        ([2.0], {"each": "points"}, "measured 2, needs more than 0 · 1 point · too few points: a verdict"),
+        (
+            [1.0, 2.0, -0.5],
+            {"each": "groups"},
+            "measured 0.8 [-2.3, 4.0], needs more than 0 · 3 groups · too few groups:",
+        ),
     ],
 )
 def test_the_evidence_says_what_was_measured_and_what_is_needed(measured, options, evidence):
@@ -227,7 +234,7 @@ def test_a_claim_is_recorded_with_all_that_its_verdict_rests_on():
     made = claim(torch.tensor([1.0, 2.0, 3.0], requires_grad=True), unit="nats", key=True, above=None, within=(-1, 9))
     assert json.loads(json.dumps(made.as_json())) == {
         **{"id": "learns", "text": "The network learns.", "source": "D1", "key": True, "kind": "mean", "unit": "nats"},
-        **{"needs": {"within": [-1.0, 9.0]}, "measured": [1.0, 2.0, 3.0], "verdict": "supported"},
+        **{"needs": {"within": [-1.0, 9.0]}, "measured": [1.0, 2.0, 3.0], "verdict": "supported", "each": "seeds"},
         "reason": "the whole 95 % interval meets the need",
         "interval": pytest.approx({"mean": 2.0, "low": -0.484, "high": 4.484, "n": 3, "confidence": 0.95}, abs=1e-3),
         "evidence": made.evidence,

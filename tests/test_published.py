@@ -127,6 +127,16 @@ def test_claims_are_shown_as_text(root: Path) -> None:
     assert " · 1 seed · 2026" in text
 
 
+def test_what_is_no_seed_is_not_counted_as_one(root: Path) -> None:
+    options = {"source": "D1", "above": 0}
+    made = [
+        judge("grows", "It grows.", measured=[1.0, 1.1, 1.2], **options),
+        judge("rises", "It rises.", measured=[1.0, 1.1, 1.2, 1.3], each="points", **options),
+    ]
+    publish(root, "d1", claims=[claim.as_json() for claim in made])
+    assert " · 3 seeds · 2026" in show(root).text
+
+
 @pytest.mark.parametrize(
     ("there", "first"),
     [("d1 d2 d2-short", "d2"), ("d1 d2-short", "d2-short"), ("d1 more", "d1"), ("more", "more")],
@@ -145,10 +155,9 @@ def test_a_notebook_without_named_runs(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_the_lab_has_published_can_be_shown() -> None:
     named = yaml.safe_load((LAB / "notebooks" / "runs.yaml").read_text())
     for notebook in named:
-        runs = published.load(LAB, notebook)
-        text = repr(published.SourceRuns(tuple(runs), tuple(published.choose(runs))))
-        assert all(run.name in text for run in runs)
-        assert sum(run.answers for run in runs) == 1, f"{notebook}: one run of runs.yaml answers its question"
+        shown = published.SourceRuns.of(LAB, notebook)
+        assert all(run.name in repr(shown) for run in shown.runs)
+        assert sum(run.answers for run in shown.runs) == 1, f"{notebook}: one run of runs.yaml answers its question"
 
 
 class Kept:
