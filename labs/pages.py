@@ -344,8 +344,9 @@ def results_page(reported: Mapping[str, Any], runs: Mapping[str, SourceRun]) -> 
         "give. *Ours* is the mean over the seeds with its 95 % "
         f"interval. A document mostly trained once, so {_COMPARED['as reported']} says that its number lies where 19 "
         "of 20 further trainings of ours would (the 95 % prediction interval), or as near as the table says; otherwise "
-        "ours is *higher* or *lower*. Where a source run is *missing*, the line above the table says which. "
-        "The page is made from `book/reported.yaml` and the published runs.",
+        "ours is *higher* or *lower*. Where a document observes something in words, ours is the verdict on it: ✔ "
+        "supported, ✘ not supported, ? inconclusive. Where a source run is *missing*, the line above the table says "
+        "which. The page is made from `book/reported.yaml` and the published runs.",
         "",
     ]
     for document, tables in reported.items():
