@@ -1,7 +1,8 @@
 """What runs take in time and memory: known before they start, and better the longer they are at work.
 
 Times come from this machine's own results, else from the published ones in ``book/results``, else from
-``notebooks/costs.yaml``. They are those of one thread.
+``notebooks/costs.yaml``. They are those of one thread. What a GPU took says nothing of a processor, and the other way
+round: a time counts for runs on the same of the two.
 """
 
 from __future__ import annotations
@@ -71,20 +72,24 @@ def _estimate(project: Project, run: Run, out: Path, table: Mapping[str, Estimat
     base, other, _ = run.name.partition("-custom-")
     label = f"{run.notebook.name}:{base}"
     known = table.get(label) or table.get(f"any:{base}") or Estimate(None, MEMORY_OF_UNKNOWN, "unknown")
+    on_gpu = run.all_parameters.get("device") == "cuda"
     record = freshness.read_record(run.folder(out))
-    if record and record["status"] == "done":
+    if record and record["status"] == "done" and (record.get("device") == "cuda") == on_gpu:
         return Estimate(record["seconds"], known.memory, "run before")
-    if published := _published(project.root / "book" / "results" / run.notebook.name / base / "metrics.json"):
+    path = project.root / "book" / "results" / run.notebook.name / base / "metrics.json"
+    if published := _published(path, on_gpu):
         known = Estimate(published[0], published[1] or known.memory, "published")
     return Estimate(known.seconds, known.memory, f"as {base}") if other and known.seconds else known
 
 
-def _published(path: Path) -> tuple[float, float | None] | None:
-    """The seconds and MiB of a published run."""
+def _published(path: Path, on_gpu: bool) -> tuple[float, float | None] | None:
+    """The seconds and MiB of a published run, if it ran on a GPU or not as this one will."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        took = metrics["time"]
-        return took["wall_seconds"] * metrics["provenance"]["threads"], took.get("peak_memory_mib")
+        took, provenance = metrics["time"], metrics["provenance"]
+        if bool(provenance.get("accelerator")) != on_gpu:
+            return None
+        return took["wall_seconds"] * provenance["threads"], took.get("peak_memory_mib")
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -237,7 +237,7 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
     if not points.isfinite().all():
         raise ValueError("weights are NaN or infinite: leave out a diverged path")
     mean = torch.cat([block.double().mean(0) for block in points.split(_BLOCK, dim=1)])
-    gram = torch.zeros(n, n, dtype=torch.float64)
+    gram = torch.zeros(n, n, dtype=torch.float64, device=points.device)
     for block, center in zip(points.split(_BLOCK, dim=1), mean.split(_BLOCK), strict=True):
         centered = block.double() - center
         gram += centered @ centered.T
@@ -255,11 +255,11 @@ def path_pca(weights: Tensor, components: int = 2) -> PathPCA:
     scores, directions = scores * sign.T, directions * sign
     residuals = (gram.diagonal() - scores.square().sum(1)).clamp_min(0).sqrt()
     return PathPCA(
-        coordinates=scores.view(*weights.shape[:-1], components).numpy(),
-        explained=(values[:components] / total).numpy(),
+        coordinates=scores.view(*weights.shape[:-1], components).cpu().numpy(),
+        explained=(values[:components] / total).cpu().numpy(),
         directions=directions.to(weights.dtype),
         mean=mean.to(weights.dtype),
-        residuals=residuals.view(weights.shape[:-1]).numpy(),
+        residuals=residuals.view(weights.shape[:-1]).cpu().numpy(),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -38,7 +39,11 @@ def write(lab: TinyLab, costs: object) -> None:
 def test_every_named_run_is_published_or_has_an_entry_and_none_is_left_over() -> None:
     notebooks = runner.load_notebooks(Project(ROOT))
     named = {f"{notebook.name}:{run}" for notebook in notebooks.values() for run in notebook.runs}
-    published = {f"{path.parts[-3]}:{path.parts[-2]}" for path in (ROOT / "book" / "results").glob("*/*/metrics.json")}
+    published = {
+        f"{path.parts[-3]}:{path.parts[-2]}"
+        for path in (ROOT / "book" / "results").glob("*/*/metrics.json")
+        if not json.loads(path.read_text(encoding="utf-8"))["provenance"]["accelerator"]
+    }
     entries = set(cost.read_costs(Project(ROOT)))
     assert named - entries - published == set(), "add them to notebooks/costs.yaml"
     assert entries - {"any:quick"} - (named - published) == set(), "take these out of notebooks/costs.yaml"
@@ -77,6 +82,30 @@ def test_a_time_is_of_this_machine_else_published_else_estimated(lab: TinyLab) -
     record = {"status": "done", "stamp": {}, "data": [], "files": [], "parameters": {}, "seconds": 7.5, "error": None}
     (folder / "run.json").write_text(json.dumps(record))
     assert estimate("21:d1") == Estimate(7.5, 600, "run before")
+
+
+def test_a_gpu_and_a_processor_tell_nothing_of_each_others_time(lab: TinyLab) -> None:
+    def estimate(device: str | None) -> Estimate:
+        run = replace(runner.select(lab.load(), ["21:d1"])[0], device=device)
+        return cost.estimates(lab.project, [run], lab.results)[run.label]
+
+    def publish(accelerator: str | None) -> None:
+        provenance = {"threads": 1, "accelerator": accelerator}
+        content = json.dumps({"time": {"wall_seconds": 40}, "provenance": provenance})
+        (folder / "metrics.json").write_text(content)
+
+    estimated, published = Estimate(100, 600, "estimated"), Estimate(40, 600, "published")
+    folder = lab.root / "book" / "results" / "21_fit" / "d1"
+    folder.mkdir(parents=True)
+    publish("Made-up 9000")
+    assert (estimate(None), estimate("cpu"), estimate("cuda")) == (estimated, estimated, published)
+    publish(None)
+    assert (estimate(None), estimate("cpu"), estimate("cuda")) == (published, published, estimated)
+    here = lab.results / "21_fit" / "d1"
+    here.mkdir(parents=True)
+    record = {"status": "done", "stamp": {}, "data": [], "files": [], "parameters": {}, "seconds": 7.5, "error": None}
+    (here / "run.json").write_text(json.dumps(record | {"device": "cuda"}))
+    assert (estimate(None), estimate("cuda")) == (published, Estimate(7.5, 600, "run before"))
 
 
 # --- How many at once, and when all are done ---------------------------------------------------------------------

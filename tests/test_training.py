@@ -634,16 +634,6 @@ def test_small_images_cannot_be_cropped() -> None:
         training.crop_and_flip(torch.zeros(2, 1, 4, 4), torch.Generator())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_cuda_trains_as_the_cpu_does() -> None:
-    data = make_data("mlp")
-    on_cpu, on_gpu = make_mlps(2), make_mlps(2)
-    training.fit(on_cpu, data, epochs=3, batch_size=8, lr=0.1)
-    training.fit(on_gpu, data, epochs=3, batch_size=8, lr=0.1, device="cuda")
-    assert next(on_gpu[0].parameters()).device.type == "cpu"
-    torch.testing.assert_close(flat(on_gpu[0]), flat(on_cpu[0]), rtol=1e-9, atol=1e-12)
-
-
 class Bar(engine.tqdm):
     """A progress bar that keeps what it would show."""
 
