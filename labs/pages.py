@@ -395,10 +395,16 @@ def _ours(table: Mapping[str, Any], reported: str, found: list[float] | Metrics 
     from labutils.statistics import INTERVALS
 
     kind = table.get("kind", "mean")
-    told = plain(f"{found[0]:.3g}" if len(found) == 1 else INTERVALS[kind](found))
+    told = plain(_as_exactly(found[0], reported) if len(found) == 1 else INTERVALS[kind](found))
     told = told.replace(r"n \= ", "n&nbsp;=&nbsp;")  # not broken over two lines
     compared = compare(reported, found, kind, table.get("within")) if table.get("compare", True) else ""
     return f"{told} {_COMPARED.get(compared, '')}".rstrip()
+
+
+def _as_exactly(number: float, reported: str) -> str:
+    """A number with as many decimals as the reported one, so that the two can be compared by eye."""
+    match = re.fullmatch(r"-?\d*\.(\d+)", reported.strip())
+    return f"{number:.{len(match[1])}f}" if match else f"{number:.3g}"
 
 
 def ours(

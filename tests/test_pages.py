@@ -275,16 +275,16 @@ def test_results_stand_beside_the_reported_numbers() -> None:
 def test_where_a_table_has_columns_ours_stand_in_italics_below_the_reported_numbers() -> None:
     table = {"title": "A table", "columns": {"a": 0, "b": 1}, "ours": {"21_fit:d1": ["accuracy", "$column", "$key"]}}
     rows = [
-        {"what": "first", "key": 0, "reported": ["-0.9", "0.9"]},
-        {"what": "second", "key": 2, "reported": ["0.8", "1"]},
+        {"what": "first", "key": 0, "reported": ["-0.90", "0.9"]},
+        {"what": "second", "key": 2, "reported": ["0.800", "many"]},
     ]
     told = {}
     for name, options in {"alone": {"compare": False}, "compared": {"within": 0.05}}.items():
         page = pages.results_page({"D0": [table | options | {"rows": rows}]}, RUNS)
         told[name] = MarkdownIt().render(page.split(":class: reported")[1].replace("  - ", "\n\n"))
-    assert "-0.9<br><em>0.83</em>" in told["alone"]
-    assert "0.8<br><em>0.84</em>" in told["alone"]
-    assert "0.8<br><em>0.84 {bdg-success}<code>✔</code></em>" in told["compared"]
+    assert "-0.90<br><em>0.83</em>" in told["alone"]
+    assert "0.800<br><em>0.840</em>" in told["alone"]
+    assert "0.800<br><em>0.840 {bdg-success}<code>✔</code></em>" in told["compared"]
 
 
 def test_losses_are_compared_by_their_logarithms() -> None:
