@@ -164,7 +164,7 @@ OF_NETWORK: dict[str, Callable[[nn.Sequential, nn.Sequential, Tensor, Tensor], A
     "between two": lambda n, m, x, y: [flat(one) for one in landscape.interpolate(n, m, [0.0, 0.3, 1.0])],
     "matched units": lambda n, m, x, y: flat(landscape.match_units(n, m, x, signs=True)),
     "directions": lambda n, _, x, y: landscape.filter_normalized_directions(n),
-    "path": lambda n, m, x, y: list(landscape.path_pca(torch.stack([flat(n), flat(m), flat(n) * 2]))),
+    "path": lambda n, m, x, y: list(landscape.path_pca(torch.stack([flat(n), flat(m), flat(n) * 2]), 1)),
     "layers": lambda n, _, x, y: representations.extract(n, x),
     "gradients of layers": lambda n, _, x, y: representations.extract_gradients(n, x, y),
 }
