@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from labutils.statistics import INTERVALS, Interval, Kind, as_array, seeds_needed
+from labutils.statistics import INTERVALS, Interval, Kind, as_array, seeds_needed, three_digits
 
 Verdict = Literal["supported", "not supported", "inconclusive"]
 
@@ -98,8 +98,11 @@ class Claim:
             found = f"in {sum(self.measured)} of {n} {self.each}, a share of {_estimate(self)}"
             end = ""
         else:
-            a = {"correlation": "a correlation of ", "ratio": "a ratio of "}.get(self.kind, "")
-            found = f"{a}{_estimate(self)} {self.unit}".rstrip()
+            found = f"{_estimate(self)} {self.unit}".rstrip()
+            if self.kind == "correlation":
+                found = f"a correlation of {found}"
+            elif self.kind == "ratio" and not self.unit.startswith("times "):
+                found = f"a ratio of {_estimate(self)}" + (f" ({self.unit})" if self.unit else "")
         why = f" · {self.reason}" if self.verdict == "inconclusive" else ""
         return f"measured {found}, needs {needs_in_words(self.needs)}{end}{why}"
 
@@ -214,6 +217,8 @@ def judge(
         raise ValueError(f"claim id {id!r} must be lower-case words joined by - or _, such as {such_as!r}")
     if not text.strip() or not source.strip():
         raise ValueError(f"claim {id!r}: it needs a text and a source, got {text!r} and {source!r}")
+    if not each.strip():
+        raise ValueError(f"claim {id!r}: each = {each!r} must say what was counted, such as 'seeds' or 'points'")
     if kind not in INTERVALS:
         raise ValueError(f"claim {id!r}: kind must be one of {', '.join(map(repr, INTERVALS))}, got {kind!r}")
     values = as_array(measured)
@@ -252,8 +257,9 @@ def needs_in_words(needs: Mapping[str, Any]) -> str:
 def _short(number: float) -> str:
     """Write a threshold as people do: as it was given where six digits tell it, else with three at least."""
     if float(f"{number:g}") == number or float(number).is_integer():
-        return f"{number:,g}" if abs(number) < 1e6 else f"{number:,.0f}"
-    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
+        told = f"{number:,g}" if abs(number) < 1e6 else f"{number:,.0f}"
+        return three_digits(number) if "e" in told else told
+    return three_digits(number) if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def show(as_html: str, as_text: str) -> None:
@@ -331,5 +337,5 @@ def _estimate(claim: Claim) -> str:
     if claim.kind != "ratio" and half > 0 and (decimals := 1 - floor(log10(half))) <= 6:
         middle, *ends = (f"{number:z,.{max(decimals, 0)}f}" for number in (interval.mean, *ends))
     else:  # no width, or ends that may be a factor of thousands apart
-        middle, *ends = (f"{x:z,.0f}" if abs(x) >= 1000 else f"{x:z.3g}" for x in (interval.mean, *ends))
+        middle, *ends = (f"{x:z,.0f}" if abs(x) >= 1000 else three_digits(x) for x in (interval.mean, *ends))
     return f"{middle} [{', '.join(ends)}]" if ends else middle

@@ -10,7 +10,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -110,6 +110,8 @@ def load(root: Path, notebook: str) -> list[SourceRun]:
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             metrics = {}
+        if metrics:  # the evidence in the words of today
+            metrics["claims"] = [Claim.from_json(entry).as_json() for entry in metrics.get("claims", [])]
         found = metrics.get("parameters", {})
         own = about["instead_of"] or (name,)
         told = [_differences(found, settings[one]) for one in own] if metrics else []
@@ -122,34 +124,37 @@ def load(root: Path, notebook: str) -> list[SourceRun]:
     return runs
 
 
-def choose(runs: Sequence[SourceRun]) -> list[SourceRun]:
-    """Return the runs to show first: of the published ones those that answer the notebook's question.
+def choose(runs: Sequence[SourceRun]) -> SourceRun | None:
+    """Return the run to show first: of the published ones the one that answers the notebook's question.
 
-    If none of these is published, the runs in place of them, then the first of a document's own, then any.
+    If that one is not published, a run in place of it, then the first of a document's own, then any.
 
     Example:
         >>> choose([])
-        []
     """
-    published = [run for run in runs if run.metrics]
     answers = {run.name for run in runs if run.answers}
-    best = [run for run in published if run.answers] or [run for run in published if answers & set(run.instead_of)]
-    own = [run for run in published if run.document and not run.instead_of]
-    return best or (own or published)[:1]
+    wanted: list[Callable[[SourceRun], bool]] = [
+        lambda run: run.answers,
+        lambda run: bool(answers & set(run.instead_of)),
+        lambda run: bool(run.document and not run.instead_of),
+        lambda run: True,
+    ]
+    published = [run for run in runs if run.metrics]
+    return next((run for is_wanted in wanted for run in published if is_wanted(run)), None)
 
 
 @dataclass(frozen=True)
 class SourceRuns:
-    """All named runs of a notebook as it displays them: some shown at once, the others folded up below."""
+    """All named runs of a notebook as it displays them: one shown at once, the others folded up below."""
 
     runs: tuple[SourceRun, ...]
-    shown: tuple[SourceRun, ...]
+    shown: SourceRun | None
 
     @classmethod
     def of(cls, root: Path, notebook: str) -> Self:
         """Return those of a notebook of the project (or a release) `root`."""
         runs = load(root, notebook)
-        return cls(tuple(runs), tuple(choose(runs)))
+        return cls(tuple(runs), choose(runs))
 
     def __repr__(self) -> str:
         return "\n".join(_as_text(part) for part in self._parts())
@@ -161,15 +166,19 @@ class SourceRuns:
         if not self.runs:
             yield "<p>No source runs are named for this notebook.</p>"
             return
-        if not self.shown:
+        if self.shown is None:
             names = ", ".join(run.name for run in self.runs)
             yield f"<p>No source run of this notebook has been published yet ({html.escape(names)}).</p>"
-        for run in self.shown:
-            yield f"<p><strong>{html.escape(run.name)}</strong>: {html.escape(run.heading)}</p>{_body(run)}"
+        else:
+            yield f"<p>{_head(self.shown)}</p>{_body(self.shown)}"
         for run in self.runs:
-            if run not in self.shown:
-                head = f"<strong>{html.escape(run.name)}</strong>: {html.escape(run.heading)}"
+            if run is not self.shown:
+                head = _head(run)
                 yield f"<details><summary>{head}</summary>{_body(run)}</details>" if run.metrics else f"<p>{head}</p>"
+
+
+def _head(run: SourceRun) -> str:
+    return f"<strong>{html.escape(run.name)}</strong>: {html.escape(run.heading)}"
 
 
 def _body(run: SourceRun) -> str:

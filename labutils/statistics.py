@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 CONFIDENCE = 0.95  # coverage of all intervals
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _MOST_CORRELATED = 0.999  # beyond, correlations are taken as they are: Fisher's z of 1 is infinite
 _MOST_SEEDS = 10_000
@@ -49,10 +50,26 @@ class Interval:
     def __str__(self) -> str:
         # Two significant digits of the half-width: digits beyond that carry no information.
         half = (self.high - self.low) / 2
-        form = "z.3g"
+        numbers = [self.mean, self.low, self.high]
         if 0 < half < inf and (decimals := 1 - floor(log10(half))) <= 6:
-            form = f"z.{max(decimals, 0)}f"
-        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}], n = {self.n}"
+            mean, low, high = (f"{number:z.{max(decimals, 0)}f}" for number in numbers)
+        else:
+            mean, low, high = map(three_digits, numbers)
+        return f"{mean} [{low}, {high}], n = {self.n}"
+
+
+def three_digits(number: float) -> str:
+    """Write a number with three digits, and powers of ten as people do.
+
+    Example:
+        >>> three_digits(0.14159), three_digits(3.2e-9), three_digits(1e-5)
+        ('0.142', '3.2×10⁻⁹', '10⁻⁵')
+    """
+    digits, _, exponent = f"{number:z.3g}".partition("e")
+    if not exponent:
+        return digits
+    power = "10" + str(int(exponent)).translate(_RAISED)
+    return power if digits == "1" else f"{digits}×{power}"
 
 
 def mean_interval(values: ArrayLike) -> Interval:

@@ -169,6 +169,7 @@ def test_as_many_seeds_as_it_says_would_decide(kind, values):
         ({"id": "It learns"}, ValueError, "claim id 'It learns' must be lower-case .*, such as 'the-network-learns'"),
         ({"text": " "}, ValueError, "it needs a text and a source"),
         ({"source": ""}, ValueError, "it needs a text and a source"),
+        ({"each": " "}, ValueError, "each = ' ' must say what was counted"),
     ],
 )
 def test_what_is_refused_and_why(options, error, message):
@@ -185,7 +186,8 @@ def test_what_is_refused_and_why(options, error, message):
     [
         ({"above": 0.9995}, "more than 0.9995"),
         ({"below": 1234.5}, "less than 1,234.5"),
-        ({"below": 1e-6}, "less than 1e-06"),
+        ({"below": 1e-6}, "less than 10⁻⁶"),
+        ({"above": 2.5e-7}, "more than 2.5×10⁻⁷"),
         ({"above": 2_000_000}, "more than 2,000,000"),
         ({"within": [1 / 1.2, 1.2]}, "between 0.833 and 1.2"),
         ({"above": 100_000 / 7}, "more than 14,286"),

@@ -120,7 +120,7 @@ def test_outcomes_must_be_booleans(values):
         (Interval(-0.001, -0.4, 0.398, 4), "0.00 [-0.40, 0.40], n = 4"),
         (Interval(3.0, 3.0, 3.0, 5), "3 [3, 3], n = 5"),
         (Interval(2.0, -inf, inf, 1), "2 [-inf, inf], n = 1"),
-        (Interval(4.21e-8, 3.1e-8, 5.3e-8, 3), "4.21e-08 [3.1e-08, 5.3e-08], n = 3"),
+        (Interval(4.21e-8, 3.1e-8, 5.3e-8, 3), "4.21×10⁻⁸ [3.1×10⁻⁸, 5.3×10⁻⁸], n = 3"),
     ],
 )
 def test_an_interval_prints_the_digits_that_it_knows(interval, text):
