@@ -10,7 +10,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -73,11 +73,11 @@ class SourceRun:
             return f"{what} · not published yet: labs run {self.notebook}:{self.name}"
         from labutils.data import TITLES  # brings torch, which other commands need not wait for
 
-        data = {entry["name"]: entry for entry in self.metrics.get("provenance", {}).get("data", [])}
-        parts = [
-            f"{TITLES.get(name, name)} ({one['train']:,} to train, {one['test']:,} to test)"
-            for name, one in data.items()
-        ]
+        data = self.metrics.get("provenance", {}).get("data", [])
+        parts = []
+        for name in dict.fromkeys(entry["name"] for entry in data):
+            train, test = (_span(entry[part] for entry in data if entry["name"] == name) for part in ("train", "test"))
+            parts.append(f"{TITLES.get(name, name)} ({train} to train, {test} to test)")
         claims = self.metrics.get("claims", [])
         seeds = sorted({entry["interval"]["n"] for entry in claims if entry.get("each", "seeds") == "seeds"})
         if seeds:
@@ -175,6 +175,13 @@ class SourceRuns:
             if run is not self.shown:
                 head = _head(run)
                 yield f"<details><summary>{head}</summary>{_body(run)}</details>" if run.metrics else f"<p>{head}</p>"
+
+
+def _span(numbers: Iterable[int]) -> str:
+    """A number, or the least and the greatest of several."""
+    found = sorted(numbers)
+    least, most = found[0], found[-1]
+    return f"{least:,}" if least == most else f"{least:,}–{most:,}"
 
 
 def _head(run: SourceRun) -> str:

@@ -127,6 +127,14 @@ def test_claims_are_shown_as_text(root: Path) -> None:
     assert " · 1 seed · 2026" in text
 
 
+def test_data_of_several_sizes_are_told_by_the_least_and_the_most(root: Path) -> None:
+    publish(root, "d1")
+    path = root / "book" / "results" / "42_width" / "d1" / "metrics.json"
+    data = [{"name": "mnist", "train": train, "test": 20} for train in (300, 500, 400)]
+    path.write_text(layout(json.loads(path.read_text()) | {"provenance": {"data": data}}))
+    assert "MNIST (300–500 to train, 20 to test)" in show(root).text
+
+
 def test_what_is_no_seed_is_not_counted_as_one(root: Path) -> None:
     options = {"source": "D1", "above": 0}
     made = [
