@@ -259,7 +259,7 @@ def _short(number: float) -> str:
     if float(f"{number:g}") == number or float(number).is_integer():
         told = f"{number:,g}" if abs(number) < 1e6 else f"{number:,.0f}"
         return three_digits(number) if "e" in told else told
-    return three_digits(number) if abs(number) < 1000 else f"{number:,.0f}"
+    return three_digits(number)
 
 
 def show(as_html: str, as_text: str) -> None:
@@ -337,5 +337,5 @@ def _estimate(claim: Claim) -> str:
     if claim.kind != "ratio" and half > 0 and (decimals := 1 - floor(log10(half))) <= 6:
         middle, *ends = (f"{number:z,.{max(decimals, 0)}f}" for number in (interval.mean, *ends))
     else:  # no width, or ends that may be a factor of thousands apart
-        middle, *ends = (f"{x:z,.0f}" if abs(x) >= 1000 else three_digits(x) for x in (interval.mean, *ends))
+        middle, *ends = map(three_digits, (interval.mean, *ends))
     return f"{middle} [{', '.join(ends)}]" if ends else middle

@@ -59,12 +59,14 @@ class Interval:
 
 
 def three_digits(number: float) -> str:
-    """Write a number with three digits, and powers of ten as people do.
+    """Write a number with three digits, or all of those before the point, and small powers of ten as people do.
 
     Example:
-        >>> three_digits(0.14159), three_digits(3.2e-9), three_digits(1e-5)
-        ('0.142', '3.2×10⁻⁹', '10⁻⁵')
+        >>> three_digits(0.14159), three_digits(1024), three_digits(3.2e-9), three_digits(1e-5)
+        ('0.142', '1,024', '3.2×10⁻⁹', '10⁻⁵')
     """
+    if abs(number) >= 1000:
+        return f"{number:,.0f}"
     digits, _, exponent = f"{number:z.3g}".partition("e")
     if not exponent:
         return digits
