@@ -65,7 +65,7 @@ def three_digits(number: float) -> str:
         >>> three_digits(0.14159), three_digits(1024), three_digits(3.2e-9), three_digits(1e-5)
         ('0.142', '1,024', '3.2×10⁻⁹', '10⁻⁵')
     """
-    if abs(number) >= 1000:
+    if abs(number) >= 999.5:  # whose three digits would be 10³
         return f"{number:,.0f}"
     digits, _, exponent = f"{number:z.3g}".partition("e")
     if not exponent:
