@@ -118,7 +118,11 @@ STILL = """async () => {
     await wait(400);
 }"""
 
-USE_THEME = """(theme) => Object.assign(document.documentElement.dataset, {theme, mode: theme})"""
+# Colors fade from one theme to the other: what they pass through is nobody's to read.
+USE_THEME = """(theme) => {
+    Object.assign(document.documentElement.dataset, {theme, mode: theme});
+    document.getAnimations().filter((one) => one instanceof CSSTransition).forEach((one) => one.finish());
+}"""
 
 VIOLATIONS = """async (options) => (await axe.run(document, {resultTypes: ['violations'], ...options})).violations
     .flatMap(({id, impact, nodes}) => nodes.map(({target, any, html}) =>
@@ -582,6 +586,18 @@ def test_faults_of_a_page_are_found(open_site: Callable[[Path], Lab], tmp_path: 
     assert "900 px" in visit.too_wide[0] or visit.too_wide
     assert [told.split(":")[0] for told in serious(bad, "light")["bad.html"]] == ["button-name"]
     assert {told.split(":")[0] for told in serious(bad, "dark")["bad.html"]} == {"color-contrast"}
+
+
+FADING_PAGE = r"""<!doctype html><html lang="en" data-theme="light"><title>Fading</title>
+<style>* {color: #000; background: #fff; transition: color 60s}
+[data-theme=dark] * {color: #fff; background: #333}</style>
+<main><article><h1>Fading</h1><p>A text.</p></article></main></html>"""
+
+
+def test_colors_are_looked_at_when_they_have_faded_in(open_site: Callable[[Path], Lab], tmp_path: Path) -> None:
+    (tmp_path / "fading.html").write_text(FADING_PAGE)
+    fading = open_site(tmp_path).visit_all(["fading.html"], AXE.read_text(encoding="utf-8"))
+    assert (serious(fading, "light"), serious(fading, "dark")) == ({}, {})
 
 
 def test_what_is_missing_is_said_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
